@@ -1,0 +1,68 @@
+# A fresh machine needs two commands: `make demo` and `make test`. Both install what they need into .venv.
+
+PYTHON ?= python3
+# Which set of versions is installed: upstream (workstations, tests) or intel (torch 2.8 with Intel's extension).
+STACK ?= upstream
+# torch's CPU wheels: a tenth of the package registry's, which are used where this index cannot be reached.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+UV_VERSION := 0.13.8
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(STACK)
+LLM_FINETUNE := $(BIN)/llm-finetune
+DEMO := demo/out
+
+.PHONY: help install demo test lint typecheck generate lock clean
+
+help:
+	@echo "make demo      make a small model, fine-tune it and see that it learned (5 minutes)"
+	@echo "make test      lint, type checks and tests"
+	@echo "make install   what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
+	@echo "make generate  write anew what comes from the settings' models: values.yaml, schema, README's table"
+	@echo "make lock      pin the newest versions that fit"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements/$(STACK).in requirements/$(STACK).txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(PYTHON) is `$(PYTHON) --version`; Python 3.11 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@# Byte-compiled once here, since importing torch uncompiled costs seconds at every start.
+	extra=`$(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=10)' 2>/dev/null && \
+	  echo "--index $(TORCH_INDEX) --index-strategy unsafe-best-match"`; \
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $$extra \
+	  --constraint requirements/$(STACK).txt --requirement requirements/$(STACK).in --editable '.[test,mlflow]'
+	touch $@
+
+demo: $(INSTALLED)
+	@start=`date +%s`; set -e; rm -rf $(DEMO); \
+	$(BIN)/python demo/make_files.py $(DEMO); \
+	$(LLM_FINETUNE) run -f demo/pretrain_values.yaml; \
+	$(LLM_FINETUNE) run -f demo/finetune_values.yaml; \
+	$(BIN)/python demo/exact_match.py $(DEMO); \
+	echo "demo: done in $$((`date +%s` - start)) s"
+
+test: lint typecheck
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(INSTALLED)
+	$(BIN)/mypy
+
+generate: $(INSTALLED)
+	$(BIN)/python -m llm_finetune.settings.generate
+
+lock:
+	for stack in upstream intel; do \
+	  $(BIN)/uv pip compile --quiet --upgrade pyproject.toml requirements/$$stack.in --extra test --extra mlflow \
+	    --universal --python-version 3.11 --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --output-file requirements/$$stack.txt; \
+	done
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist

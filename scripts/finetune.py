@@ -1,0 +1,11 @@
+"""What each worker runs (`distributed.script`); the same as the command `llm-finetune`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from llm_finetune.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

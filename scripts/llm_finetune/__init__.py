@@ -1,0 +1,1 @@
+"""Fine-tunes open language models on CPUs, from one values file."""

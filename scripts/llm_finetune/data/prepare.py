@@ -1,0 +1,167 @@
+"""From sources to the prepared set on disk, from top to bottom."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_finetune.data import splitting
+from llm_finetune.data.plan import PreparePlan
+from llm_finetune.data.prepared import is_whole, write_summary, written_aside
+from llm_finetune.data.reading import Files, Problems, read_records
+from llm_finetune.data.recipe import Placed, Recipe, decide
+from llm_finetune.data.records import Record
+from llm_finetune.data.summary import SplitSummary, Summary
+from llm_finetune.data.writing import SplitWriter
+from llm_finetune.errors import DataError
+
+Progress = Callable[[int, str], None]
+
+_REPORT_EVERY = 1000
+
+
+class Share(NamedTuple):
+    """Some files, and into which split each of their records goes.
+
+    Attributes:
+        split_of: uint8, shape (records,): 0 for none, 1 for train, 2 for validation.
+    """
+
+    files: Files
+    split_of: NDArray[np.uint8]
+
+
+SPLITS = {1: "train", 2: "validation"}
+
+
+def prepare(plan: PreparePlan, tokenizer: Any, cache_dir: Path, progress: Progress | None = None) -> Path:
+    """Prepare the records of a plan, unless that was done before.
+
+    Every row is checked before the first is tokenized. Memory does not grow with the records' text.
+
+    Args:
+        tokenizer: a transformers tokenizer with a fast form; it is left as it is.
+        cache_dir: the prepared set becomes a folder in it, named after all that decides its content.
+        progress: called now and then with a number of records and what was done with them.
+
+    Returns:
+        The folder; `open_prepared` opens it.
+
+    Raises:
+        DataError: sources, rows or lengths; nothing is written.
+        ModelError: the tokenizer.
+        OutputError: the folder cannot be written.
+    """
+    recipe = decide(plan, tokenizer)
+    folder = cache_dir / recipe.fingerprint(tokenizer)
+    if not is_whole(folder):
+        report = progress or (lambda records, what: None)
+        shares, left_out = _share_out(recipe, report)
+        with written_aside(folder) as work:
+            splits = _write(recipe, shares, tokenizer, work, report)
+            write_summary(work, _summary(recipe, splits, left_out))
+    return folder
+
+
+def _share_out(recipe: Recipe, report: Progress) -> tuple[list[Share], int]:
+    """Check every row, and decide by its content where it goes.
+
+    Returns:
+        The shares, and how many training records are left out since they are validation records as well.
+    """
+    plan, catalog = recipe.plan, recipe.catalog
+    problems = Problems()
+    hashes = _hashes(recipe, catalog.training, problems, report)
+    validation_hashes = _hashes(recipe, catalog.validation, problems, report)
+    problems.raise_any()
+    held_out = np.zeros(len(hashes), np.bool_)
+    train = ~held_out
+    if catalog.validation:
+        train = ~np.isin(hashes, validation_hashes)
+        if not train.any():
+            raise DataError("Every training record is a validation record too: nothing is left to train on.")
+    elif plan.with_validation and plan.validation_share > 0:
+        held_out = splitting.held_out(hashes, plan.validation_share)
+        train = ~held_out
+    left_out = len(hashes) - int(np.count_nonzero(train | held_out))
+    split_of = np.zeros(len(hashes), np.uint8)
+    split_of[splitting.first(train, plan.max_samples)] = 1
+    split_of[splitting.first(held_out, plan.max_validation_samples)] = 2
+    shares = [Share(catalog.training, split_of)]
+    if catalog.validation:
+        everything = np.ones(len(validation_hashes), np.bool_)
+        chosen = splitting.first(everything, plan.max_validation_samples)
+        shares.append(Share(catalog.validation, np.where(chosen, 2, 0).astype(np.uint8)))
+    return shares, left_out
+
+
+def _hashes(recipe: Recipe, files: Files, problems: Problems, report: Progress) -> splitting.Hashes:
+    hashes = array("Q")
+    for _, record in read_records(files, recipe.schema, problems):
+        hashes.append(splitting.content_hash(record, recipe.plan.seed))
+        if len(hashes) % _REPORT_EVERY == 0:
+            report(len(hashes), "records checked")
+    return np.frombuffer(hashes, np.uint64) if hashes else np.zeros(0, np.uint64)
+
+
+def _write(
+    recipe: Recipe, shares: Sequence[Share], tokenizer: Any, work: Path, report: Progress
+) -> dict[str, SplitSummary]:
+    """Tokenize the records and write each into its split; then lay the rows out."""
+    plan = recipe.plan
+    problems = Problems()
+    files_of = {int(split): share.files for share in shares for split in np.unique(share.split_of) if split}
+    total = sum(int(np.count_nonzero(share.split_of)) for share in shares)
+    done = count(1)
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(SplitWriter(work / SPLITS[split])) for split in files_of}
+        for share in shares:
+            records = _placed(recipe, share, problems)
+            sequences = recipe.sequences(records, share.files, tokenizer, problems)
+            for (origin, split), fitted, length in sequences:
+                writers[split].add(origin, fitted, length)
+                if (number := next(done)) % _REPORT_EVERY == 0:
+                    report(number, f"of {total:,} records tokenized")
+        problems.raise_any()
+        return {
+            SPLITS[split]: writer.finish(_names(files_of[split]), plan.max_length, plan.packing)
+            for split, writer in writers.items()
+        }
+
+
+def _placed(recipe: Recipe, share: Share, problems: Problems) -> Iterator[tuple[Placed, Record]]:
+    """The records of a share that go anywhere."""
+    wanted = np.flatnonzero(share.split_of)
+    last = int(wanted[-1]) if len(wanted) else -1
+    for number, (origin, record) in enumerate(read_records(share.files, recipe.schema, problems)):
+        if number > last:
+            break
+        if split := int(share.split_of[number]):
+            yield (origin, split), record
+
+
+def _names(files: Files) -> list[list[str]]:
+    return [[file.name for file in group] for group in files]
+
+
+def _summary(recipe: Recipe, splits: dict[str, SplitSummary], left_out: int) -> Summary:
+    plan = recipe.plan
+    share = f"{plan.validation_share:g} of the training records" if "validation" in splits else "nowhere"
+    return Summary(
+        data_type=recipe.schema.type,
+        prompt_format=recipe.prompt_format,
+        prompt_format_reason=recipe.prompt_format_reason,
+        max_length=plan.max_length,
+        packing=plan.packing,
+        validation_from=recipe.catalog.validation_from or share,
+        kept_for_validation_only=left_out,
+        train=splits["train"],
+        validation=splits.get("validation"),
+    )

@@ -1,0 +1,204 @@
+"""The prepared set on disk: written once, then memory-mapped by every rank.
+
+<name>/
+    prepared.json              the summary; written last
+    train/                     and validation/, where there is one
+        provenance.bin         int64 (records, 3): source, file and row of each record
+        rows.bin               int64: record numbers, row after row
+        row_offsets.bin        int64 (rows + 1): where each row begins in rows.bin
+        tokens/                one such folder for each token sequence that a record has
+            input_ids.bin      int32: all tokens, record after record
+            trained.bin        bool: one for each token
+            offsets.bin        int64 (records + 1): where each record begins
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_finetune.data.records import Origin
+from llm_finetune.data.summary import Summary
+from llm_finetune.errors import DataError, OutputError
+
+IGNORED = -100
+_SUMMARY = "prepared.json"
+_ABANDONED_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One record in a row.
+
+    Attributes:
+        input_ids: int32, shape (tokens,).
+        labels: int64, shape (tokens,): the token itself where it is trained on, else -100. The first token
+            never is: nothing predicts it.
+    """
+
+    input_ids: NDArray[np.int32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The records that share one row. Nothing attends or predicts from one to the next."""
+
+    segments: tuple[Segment, ...]
+
+    def __len__(self) -> int:
+        """Tokens in the row."""
+        return sum(len(segment.input_ids) for segment in self.segments)
+
+
+class Split:
+    """The rows of one split, memory-mapped.
+
+    Raises:
+        ValueError: the files do not fit together.
+        OSError: a file is missing.
+    """
+
+    def __init__(self, folder: Path, files: list[list[str]]) -> None:
+        self._files = files
+        self._provenance = _mapped(folder / "provenance.bin", np.int64).reshape(-1, 3)
+        self._rows = _mapped(folder / "rows.bin", np.int64)
+        self._row_offsets = _mapped(folder / "row_offsets.bin", np.int64)
+        self._input_ids = _mapped(folder / "tokens/input_ids.bin", np.int32)
+        self._trained = _mapped(folder / "tokens/trained.bin", np.bool_)
+        self._offsets = _mapped(folder / "tokens/offsets.bin", np.int64)
+        records = len(self._offsets) - 1
+        if not (
+            len(self._provenance) == len(self._rows) == records == self._row_offsets[-1]
+            and len(self._input_ids) == len(self._trained) == self._offsets[-1]
+        ):
+            raise ValueError(f"{folder}: the files do not fit together")
+
+    def __len__(self) -> int:
+        return len(self._row_offsets) - 1
+
+    def __getitem__(self, index: int) -> Row:
+        return Row(tuple(self._segment(record) for record in self._records(index)))
+
+    def provenance(self, index: int) -> list[tuple[int, str, int]]:
+        """For each record of a row: number of the source, name of the file in it, row in that."""
+        origins = (Origin(*self._provenance[record].tolist()) for record in self._records(index))
+        return [(source, self._files[source][file], row) for source, file, row in origins]
+
+    def _records(self, index: int) -> NDArray[np.int64]:
+        index = range(len(self))[index]
+        return self._rows[self._row_offsets[index] : self._row_offsets[index + 1]]
+
+    def _segment(self, record: int) -> Segment:
+        place = slice(self._offsets[record], self._offsets[record + 1])
+        input_ids = self._input_ids[place]
+        labels = np.where(self._trained[place], input_ids, IGNORED).astype(np.int64)
+        labels[0] = IGNORED
+        return Segment(input_ids, labels)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared set; `validation` is None where none was wanted."""
+
+    folder: Path
+    summary: Summary
+    train: Split
+    validation: Split | None
+
+
+def open_prepared(folder: Path, patience_seconds: float = 30) -> Prepared:
+    """Memory-map a prepared set.
+
+    Args:
+        patience_seconds: how long to try again, where a network file system is slow to show what another
+            machine has written.
+
+    Raises:
+        DataError: the set is not there, or not whole.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return _open(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > deadline:
+                raise DataError(
+                    f"{folder}: no whole prepared data set ({error}). Prepare it again."
+                ) from error
+        time.sleep(0.2)
+
+
+def is_whole(folder: Path) -> bool:
+    """A prepared set stands there, with all its files."""
+    try:
+        open_prepared(folder, patience_seconds=0)
+    except DataError:
+        return False
+    return True
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `folder` in the end; on failure nothing of it stays.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        work.mkdir()
+        yield work
+        _publish(work, folder)
+    except OSError as error:
+        raise OutputError(f"{folder.parent}: the prepared data cannot be written ({error}).") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """The last file of a set: only with it is the set whole."""
+    (folder / _SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def _open(folder: Path) -> Prepared:
+    summary = Summary.from_json(json.loads((folder / _SUMMARY).read_text(encoding="utf-8")))
+    train = Split(folder / "train", summary.train.files)
+    validation = Split(folder / "validation", summary.validation.files) if summary.validation else None
+    return Prepared(folder, summary, train, validation)
+
+
+def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    if is_whole(folder):
+        return  # another process was faster; the name says that its content is the same
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.rename(work, folder)
+    except OSError:
+        if not is_whole(folder):
+            raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a killed run left behind: one that lives writes all the time."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        newest = max((path.stat().st_mtime for path in [left, *left.rglob("*")]), default=0.0)
+        if time.time() - newest > _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,157 @@
+"""What training would see, shown before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_finetune.data.packing import pack
+from llm_finetune.data.plan import PreparePlan
+from llm_finetune.data.prompts import Piece
+from llm_finetune.data.reading import Files, Problems, read_records, where
+from llm_finetune.data.recipe import Placed, Recipe, decide
+from llm_finetune.data.records import Record
+from llm_finetune.data.tokens import TokenSequence
+
+CHECKED_RECORDS = 200_000
+MEASURED_RECORDS = 2_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as the model would read it.
+
+    Attributes:
+        place: file and row.
+        pieces: the tokens as text; `trained` where the loss counts them.
+    """
+
+    place: str
+    pieces: list[Piece]
+
+    def __str__(self) -> str:
+        return "".join(f"⟦{piece.text}⟧" if piece.trained else piece.text for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows for the measured records.
+
+    Attributes:
+        positions: what is computed, padding counted.
+    """
+
+    rows: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The first records of the training sources.
+
+    Attributes:
+        checked: rows that were read and found right.
+        all_checked: there are no more than those.
+        measured: records that were tokenized for the figures below.
+        lengths: tokens of a record: mean, p50, p90, p99, longest.
+        too_long: records of more than `max_length` tokens.
+        packed: rows with packing.
+        padded: rows without it, in batches padded to their longest record.
+    """
+
+    data_type: str
+    prompt_format: str
+    prompt_format_reason: str
+    validation_from: str | None
+    examples: list[Example]
+    checked: int
+    all_checked: bool
+    measured: int
+    max_length: int
+    lengths: dict[str, float]
+    too_long: int
+    packed: Layout
+    padded: Layout
+
+
+def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: int = 8) -> Preview:
+    """Check and measure the first records, in seconds whatever the size of the files; writes nothing.
+
+    Args:
+        examples: records to show as text.
+        batch_size: rows a batch, for what padding would cost.
+
+    Raises:
+        DataError, ModelError: as `prepare`, for what was read.
+    """
+    recipe = decide(plan, tokenizer)
+    problems = Problems()
+    head, checked, complete = _check(recipe, recipe.catalog.training, problems)
+    _, _, validation_complete = _check(recipe, recipe.catalog.validation, problems)
+    problems.raise_any()
+    measured = list(recipe.sequences(head, recipe.catalog.training, tokenizer, problems))
+    problems.raise_any()
+    read = np.array([length for _, _, length in measured])
+    fitted = np.array([len(part.input_ids) for _, record, _ in measured for part in record.sequences])
+    _, row_offsets = pack(fitted, plan.max_length)
+    return Preview(
+        data_type=recipe.schema.type,
+        prompt_format=recipe.prompt_format,
+        prompt_format_reason=recipe.prompt_format_reason,
+        validation_from=recipe.catalog.validation_from,
+        examples=[
+            Example(where(recipe.catalog.training, origin), _pieces(record.sequences[0], tokenizer))
+            for (origin, _), record, _ in measured[:examples]
+        ],
+        checked=checked,
+        all_checked=complete and validation_complete,
+        measured=len(measured),
+        max_length=plan.max_length,
+        lengths={
+            "mean": float(read.mean()),
+            **{f"p{p}": float(np.percentile(read, p, method="higher")) for p in (50, 90, 99)},
+            "longest": float(read.max()),
+        },
+        too_long=int(np.count_nonzero(read > plan.max_length)),
+        packed=Layout(len(row_offsets) - 1, (len(row_offsets) - 1) * plan.max_length),
+        padded=_padded(fitted, batch_size),
+    )
+
+
+def _check(recipe: Recipe, files: Files, problems: Problems) -> tuple[list[tuple[Placed, Record]], int, bool]:
+    """The records to measure, the number of those that were checked, and whether that was all."""
+    head: list[tuple[Placed, Record]] = []
+    checked = 0
+    for origin, record in read_records(files, recipe.schema, problems):
+        if checked == CHECKED_RECORDS:
+            return head, checked, False
+        checked += 1
+        if len(head) < MEASURED_RECORDS:
+            head.append(((origin, 1), record))
+    return head, checked, True
+
+
+def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[Piece]:
+    """The tokens as text, cut where training begins or ends."""
+    # Whole beginnings are decoded, and not the parts: some tokenizers strip the space before a text.
+    trained = sequence.trained.copy()
+    trained[0] = False
+    borders = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(trained)]
+    texts = [
+        tokenizer.decode(sequence.input_ids[:end].tolist(), clean_up_tokenization_spaces=False)
+        for end in borders
+    ]
+    return [
+        Piece(whole[len(before) :], bool(trained[start]))
+        for (before, whole), start in zip(pairwise(texts), borders, strict=False)
+    ]
+
+
+def _padded(lengths: NDArray[np.int64], batch_size: int) -> Layout:
+    longest = np.maximum.reduceat(lengths, np.arange(0, len(lengths), batch_size))
+    last = len(lengths) - batch_size * (len(longest) - 1)
+    return Layout(len(lengths), int(longest[:-1].sum() * batch_size + longest[-1] * last))

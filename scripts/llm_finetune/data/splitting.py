@@ -1,0 +1,44 @@
+"""Which records are trained on and which are kept for validation."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_finetune.data.records import Record, content_of
+from llm_finetune.errors import DataError
+
+Hashes = NDArray[np.uint64]
+Chosen = NDArray[np.bool_]
+
+
+def content_hash(record: Record, seed: int) -> int:
+    """64 bits that equal records share. Their order is a shuffle that the seed decides."""
+    key = seed.to_bytes(8, "little", signed=True)
+    digest = hashlib.blake2b(content_of(record).encode(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "little")
+
+
+def held_out(hashes: Hashes, share: float) -> Chosen:
+    """Mark the records of the validation part: `share` of the distinct ones, with all their duplicates.
+
+    Raises:
+        DataError: there are too few records for two parts.
+    """
+    distinct = np.unique(hashes)
+    count = round(len(distinct) * share)
+    if not 0 < count < len(distinct):
+        raise DataError(
+            f"{len(distinct)} different records cannot be split: {share:g} of them for validation would be "
+            f"{count} there and {len(distinct) - count} to train on. Give more records, another "
+            "validationSplitPercentage (0: no validation), or a validation file."
+        )
+    chosen: Chosen = hashes <= distinct[count - 1]
+    return chosen
+
+
+def first(chosen: Chosen, count: int | None) -> Chosen:
+    """The first `count` of the chosen records; None: all."""
+    return chosen if count is None else chosen & (np.cumsum(chosen) <= count)

@@ -1,0 +1,36 @@
+"""Several processes as one: cores, launching, joining and leaving the process group.
+
+`Group` and `join` need torch and load it when they are first named; all the rest is light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llm_finetune.distributed.backends import check_backend
+from llm_finetune.distributed.cores import available_cores, has_bf16, share
+from llm_finetune.distributed.launcher import launch
+from llm_finetune.distributed.ranks import Ranks, launched
+
+if TYPE_CHECKING:
+    from llm_finetune.distributed.group import Group, join
+
+__all__ = [
+    "Group",
+    "Ranks",
+    "available_cores",
+    "check_backend",
+    "has_bf16",
+    "join",
+    "launch",
+    "launched",
+    "share",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Group", "join"):
+        from llm_finetune.distributed import group
+
+        return getattr(group, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

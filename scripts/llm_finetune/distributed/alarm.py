@@ -1,0 +1,54 @@
+"""What one rank knows of another's failure, and how whoever waits hears of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from llm_finetune.errors import GroupError
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A rank that left before the work was done: which, with what exit code, and what it said."""
+
+    rank: int
+    exit_code: int
+    message: str
+
+    def as_error(self) -> GroupError:
+        """The error that ends this rank too, with the exit code of the one that failed.
+
+        So the launcher returns the cause's code, whichever rank it sees leave first.
+        """
+        error = GroupError(self.message)
+        error.exit_code = self.exit_code
+        return error
+
+
+class Alarm:
+    """Rings once, for the first failure that is heard of. Waiting on it burns no core."""
+
+    def __init__(self) -> None:
+        self.failure: Failure | None = None
+        self._rung = threading.Event()
+        self._lock = threading.Lock()
+
+    def ring(self, failure: Failure) -> bool:
+        """Rings for `failure`, unless an earlier one has rung; returns whether it was the first."""
+        with self._lock:
+            if self.failure is not None:
+                return False
+            self.failure = failure
+        self._rung.set()
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Waits that long, or until it rings.
+
+        Raises:
+            GroupError: if it has rung.
+        """
+        if self._rung.wait(seconds):
+            assert self.failure is not None
+            raise self.failure.as_error()

@@ -1,0 +1,43 @@
+"""The communication backends, gloo and ccl: whether they can work here, and what they need set."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from llm_finetune.distributed import ccl
+from llm_finetune.distributed.network import interface_towards
+from llm_finetune.distributed.ranks import Ranks, master
+from llm_finetune.errors import SettingsError
+
+BACKENDS = ("gloo", "ccl")
+
+
+def check_backend(backend: str, world_size: int) -> None:
+    """Refuses a backend that cannot work here. Light: nothing is imported and nobody is asked.
+
+    Raises:
+        SettingsError: for an unknown backend, and for ccl with several ranks and without its bindings.
+    """
+    if backend not in BACKENDS:
+        raise SettingsError(f"distributed.train.ddpBackend: found {backend!r}, expected ccl or gloo.")
+    if backend == "ccl" and world_size > 1 and importlib.util.find_spec(ccl.BINDINGS) is None:
+        raise SettingsError(
+            f"distributed.train.ddpBackend: ccl for {world_size} ranks needs the package {ccl.BINDINGS} "
+            "(oneccl_bind_pt, for torch 2.8), which is not installed here. Install it, or say "
+            "`distributed.train.ddpBackend: gloo`."
+        )
+
+
+def prepare(backend: str, ranks: Ranks) -> None:
+    """Sets the environment that `backend` needs, before the process group is made.
+
+    Raises:
+        GroupError: if no network interface of this machine leads to the master.
+    """
+    interface = interface_towards(master()[0])
+    if backend == "ccl":
+        ccl.prepare(ranks, interface)
+    else:
+        # gloo would take the interface that the host's name resolves to: often a loopback address.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

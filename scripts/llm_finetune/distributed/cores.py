@@ -1,0 +1,79 @@
+"""What the processor offers this process: how many cores it may use, and whether they know bfloat16."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's name for it
+
+
+def available_cores(root: Path = Path("/")) -> int:
+    """The whole cores this process may keep busy: its CPU affinity, and the CPU quota of its control groups.
+
+    The host's count would be wrong in a container: a pod limited to 4 CPUs on a 64-core node would start
+    64 threads and spend its quota on switching between them.
+
+    Args:
+        root: where `proc` and `sys` are mounted.
+    """
+    affinity = len(os.sched_getaffinity(0))
+    return max(1, int(min([affinity, *_quotas(root)])))
+
+
+def share(cores: int, processes: int) -> int:
+    """Threads for each of `processes` processes on `cores` cores: at least one."""
+    return max(1, cores // processes)
+
+
+def has_bf16(root: Path = Path("/")) -> bool:
+    """Whether the processor has bfloat16 instructions, by the features the kernel names.
+
+    Args:
+        root: where `proc` is mounted.
+    """
+    for line in (root / "proc/cpuinfo").read_text().splitlines():
+        name, _, features = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return not BF16_FEATURES.isdisjoint(features.split())
+    return False
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Each CPU quota that binds this process, in cores: its own control group's and those above it."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from map(_quota_v2, _upwards(root / "sys/fs/cgroup", path))
+        elif "cpu" in controllers.split(","):
+            yield from map(_quota_v1, _upwards(root / "sys/fs/cgroup/cpu", path))
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    """The group's folder and all above it, up to the mount.
+
+    In a container the path may be the host's and not exist under the mount: then only the mount is there,
+    and it is the container's own group.
+    """
+    folder = mount / path.strip("/")
+    while folder != mount:
+        yield folder
+        folder = folder.parent
+    yield mount
+
+
+def _quota_v2(folder: Path) -> float:
+    """`cpu.max` is "<quota> <period>" in microseconds, or "max <period>"."""
+    words = " ".join(_lines(folder / "cpu.max")).split()
+    return float("inf") if not words or words[0] == "max" else int(words[0]) / int(words[1])
+
+
+def _quota_v1(folder: Path) -> float:
+    """`cpu.cfs_quota_us` is -1 where there is no limit."""
+    quota, period = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return float("inf") if not quota or int(quota[0]) <= 0 else int(quota[0]) / int(period[0])
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.is_file() else []

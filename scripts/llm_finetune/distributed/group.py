@@ -1,0 +1,195 @@
+"""Joining the process group, working in it, and leaving it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
+
+from llm_finetune.distributed import backends, ccl
+from llm_finetune.distributed.alarm import Alarm, Failure
+from llm_finetune.distributed.lifeline import Lifeline
+from llm_finetune.distributed.ranks import Ranks
+from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous, connect
+from llm_finetune.distributed.watch import ended_after
+from llm_finetune.errors import GroupError, UserError
+
+Backend = Literal["gloo", "ccl"]
+
+COLLECTIVE = timedelta(minutes=30)  # gloo's patience with a peer that lives but is slow, as torch has it
+
+
+class Group:
+    """All ranks of the run, as this one sees them; made by `join`."""
+
+    def __init__(self, ranks: Ranks, rendezvous: Rendezvous) -> None:
+        self.ranks = ranks
+        self._rendezvous = rendezvous
+        self._barriers = 0
+
+    def publish(self, key: str, value: str) -> None:
+        """Leaves `value` under `key` for all ranks; each key is for one use."""
+        self._rendezvous.publish(key, value)
+
+    def await_value(self, key: str, deadline_seconds: float) -> str:
+        """Waits, without burning a core, for what another rank publishes under `key`.
+
+        Raises:
+            GroupError: when the deadline has passed; at once when a rank fails or is gone, and then with
+                that rank's exit code.
+        """
+        return self._rendezvous.await_value(key, deadline_seconds)
+
+    def once(self, key: str, make: Callable[[], str], deadline_seconds: float) -> str:
+        """What `make` returns on rank 0, the only rank that calls it; the others wait for it.
+
+        An error in `make` is for the body of `join` to let through: that tells the others.
+
+        Raises:
+            GroupError: on the other ranks, as `await_value` does.
+        """
+        if not self.ranks.is_writer:
+            return self.await_value(key, deadline_seconds)
+        value = make()
+        self.publish(key, value)
+        return value
+
+    def sum_(self, values: Sequence[float]) -> list[float]:
+        """The sums over all ranks, in float64, on every rank; all ranks pass equally many values."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def max_(self, values: Sequence[float]) -> list[float]:
+        """The maxima over all ranks, in float64, on every rank."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def barrier(self, deadline_seconds: float) -> None:
+        """Waits for all ranks, in the store: so it works and ends alike with every backend.
+
+        Raises:
+            GroupError: when the deadline has passed, naming who is missing, or when a rank is gone.
+        """
+        self._barriers += 1
+        self._rendezvous.arrive(f"barrier {self._barriers}", deadline_seconds)
+
+    def _reduced(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+        tensor = torch.tensor(list(values), dtype=torch.float64)
+        if self.ranks.size > 1:
+            dist.all_reduce(tensor, operation)
+        return tensor.tolist()
+
+
+@contextmanager
+def join(
+    backend: Backend,
+    ranks: Ranks,
+    deadline_seconds: float,
+    *,
+    leave_seconds: float = 6 * 3600.0,
+    grace_seconds: float = 60.0,
+) -> Iterator[Group]:
+    """Joins the process group, proves that it works, and on leaving waits until all have done their work.
+
+    After the joining `torch.distributed` is initialised, which accelerate and transformers find and use.
+    One rank alone has no process group. Where the body raises, the group is left at once and the other
+    ranks end with the same exit code.
+
+    Args:
+        deadline_seconds: for each step of the joining.
+        leave_seconds: how long a rank that is done waits for the others, all of them alive.
+        grace_seconds: how long a rank may take to leave after a peer failed, before it is ended.
+
+    Raises:
+        SettingsError: if the backend cannot work here.
+        GroupError: if a rank is missing, gone or wrong.
+    """
+    backends.check_backend(backend, ranks.size)
+    alarm = Alarm()
+    rendezvous = Rendezvous(connect(ranks, deadline_seconds), ranks, alarm)
+    group = Group(ranks, rendezvous)
+    if ranks.size == 1:
+        yield group
+        return
+    lifeline = Lifeline(ranks, alarm, grace_seconds)
+    with _tied(lifeline, ranks, alarm):
+        lifeline.tie(rendezvous, deadline_seconds)
+        backends.prepare(backend, ranks)
+        _initialise(backend, ranks, rendezvous.store, deadline_seconds)
+        yield group
+        rendezvous.arrive("the end", leave_seconds)
+        dist.destroy_process_group()
+
+
+def _initialise(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: float) -> None:
+    """Makes torch's process group and proves it: a group that cannot work is often made without complaint."""
+
+    def last_words() -> str:
+        settings = f" with {ccl.described()}" if backend == "ccl" else ""
+        return (
+            f"rank {ranks.rank} of {ranks.size}: the first all-reduce over {backend}{settings} did not come "
+            f"back within {deadline_seconds:g} s. Can all ranks reach each other on that interface?"
+        )
+
+    if backend == "ccl":
+        ccl.load()
+    with ended_after(deadline_seconds, last_words):
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            timeout=COLLECTIVE,
+        )
+        total = torch.tensor([ranks.rank + 1.0])
+        dist.all_reduce(total)
+    expected = ranks.size * (ranks.size + 1) / 2
+    if total.item() != expected:
+        raise GroupError(
+            f"rank {ranks.rank} of {ranks.size}: the first all-reduce over {backend} gave {total.item():g}, "
+            f"expected {expected:g}: are all ranks of the same run and the same torch?"
+        )
+
+
+@contextmanager
+def _tied(lifeline: Lifeline, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
+    """Tells the peers how the body ended, and the caller whose failure it was where a peer's broke it."""
+    try:
+        yield
+    except BaseException as error:
+        cause = _peers_failure(error, alarm)
+        message = f"rank {ranks.rank} failed: {_summary(cause)}"
+        lifeline.announce(Failure(ranks.rank, _exit_code(cause), message))
+        if cause is error:
+            raise
+        raise cause from error
+    lifeline.farewell()
+
+
+def _peers_failure(error: BaseException, alarm: Alarm) -> BaseException:
+    """A collective that a peer's death broke, as the GroupError it is; any other error as it is.
+
+    gloo's errors are bare RuntimeErrors, known by the source file that they name.
+    """
+    if not (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return error
+    try:
+        alarm.wait(NEWS_SECONDS)
+    except GroupError as known:
+        return known
+    return GroupError(f"a collective failed though all ranks are there: {_summary(error)}")
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        return error.exit_code
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code or 1  # exiting with 0 before the work is done is a failure to the others
+    return 128 + 2 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _summary(error: BaseException) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,101 @@
+"""LoRA adapters: which modules they go to, and putting them there (peft does the work)."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class LoraPlan:
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685).
+
+    Attributes:
+        rslora: scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
+        dora: decompose weights into magnitude and direction (Liu et al. 2024, arXiv 2402.09353).
+    """
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: tuple[str, ...]
+    rslora: bool = False
+    dora: bool = False
+
+
+def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
+    """Raises ModelError where a name matches no linear layer; peft alone would train the others in silence.
+
+    Args:
+        model: the outline is enough.
+        targets: names as peft takes them: a module's last name, or the end of its path.
+    """
+    if targets == (ALL_LINEAR,):
+        return
+    linear = _linear_layers(model)
+    unknown = [name for name in targets if not any(f".{path}".endswith(f".{name}") for path in linear)]
+    if not unknown:
+        return
+    names = sorted({path.rsplit(".", 1)[-1] for path in linear})
+    problems = []
+    for name in unknown:
+        near = difflib.get_close_matches(name, names, n=2)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        problems.append(
+            f"distributed.train.loraTargetModules: {name!r} names no linear layer of this model{meant} "
+            f"(it has {' '.join(names)}, or write {ALL_LINEAR})"
+        )
+    raise ModelError(problems)
+
+
+def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
+    """The model with trainable adapters in fp32 and everything else frozen."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = ALL_LINEAR if plan.target_modules == (ALL_LINEAR,) else list(plan.target_modules)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=targets,
+        use_rslora=plan.rslora,
+        use_dora=plan.dora,
+    )
+    # Adapters stay in fp32 above a bf16 base: their updates are too small for bf16's 8 bits of fraction.
+    return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None:
+    """Writes the base model as the user named it into the adapter, which so loads by itself elsewhere.
+
+    Args:
+        name_or_path: a Hub name, or a folder (kept as an absolute path).
+        revision: branch, tag or commit on the Hub.
+    """
+    folder = Path(name_or_path)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = str(folder.resolve()) if folder.is_dir() else name_or_path
+        config.revision = revision
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]

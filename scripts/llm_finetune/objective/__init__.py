@@ -1,0 +1,1 @@
+"""How the outputs for a record become a loss. One objective today: supervised next-token prediction."""

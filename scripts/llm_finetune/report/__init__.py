@@ -1,0 +1,1 @@
+"""What a person looks at while a job runs and when it is over."""

@@ -1,0 +1,48 @@
+"""Result files: JSON under names that are a public interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+TRAIN = "train_results.json"
+EVAL = "eval_results.json"
+ALL = "all_results.json"
+RUN = "run.json"
+LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers")
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    aside = file.with_name(f".{file.name}.partial")
+    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The file's content, or None where there is no such file."""
+    if not file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with: Python and the libraries that decide its result."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident set of this process so far, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

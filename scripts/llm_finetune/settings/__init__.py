@@ -1,0 +1,22 @@
+"""Settings: what the values files and the --set options say, checked and frozen."""
+
+from __future__ import annotations
+
+from llm_finetune.settings.load import Loaded, load
+from llm_finetune.settings.models import (
+    BenchmarkSettings,
+    EvalSettings,
+    QuantizeSettings,
+    Settings,
+    TrainSettings,
+)
+
+__all__ = [
+    "BenchmarkSettings",
+    "EvalSettings",
+    "Loaded",
+    "QuantizeSettings",
+    "Settings",
+    "TrainSettings",
+    "load",
+]

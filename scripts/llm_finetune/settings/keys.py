@@ -1,0 +1,246 @@
+"""What one key of the settings is: how its value is read, worded, and written in the schema."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
+
+# Helm's --set leaves `2e-4` a string, so a string that spells a number is read as that number.
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+NUMBER_TEXT = {"type": "string", "pattern": f"^{NUMBER}$"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be.
+
+    Args:
+        name: the word for tables, such as `int`.
+        expected: what an error asks for.
+        read: gives the value as the program uses it; raises ValueError, with a hint or without a message.
+        schema: the alternatives of the JSON schema (draft-07), null left out.
+    """
+
+    name: str
+    expected: str
+    read: Callable[[Any], Any]
+    schema: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a section.
+
+    Args:
+        kind: what the value may be.
+        default: what the chart's values.yaml says. A key that was removed does not get it back.
+        description: one sentence for the user.
+        none: what an absent key means; without it, the key must be there.
+    """
+
+    kind: Kind
+    default: Any
+    description: str
+    none: str | None = None
+
+    def read(self, value: Any) -> Any:
+        """Return the value as the program uses it.
+
+        Raises:
+            ValueError: saying what was found and what was expected.
+        """
+        if self.none is not None and value in (None, ""):
+            return None
+        if value is None:
+            raise ValueError(f"removed (null), expected {self.expected}")
+        try:
+            return self.kind.read(value)
+        except ValueError as error:
+            hint = f"; {error}" if str(error) else ""
+            raise ValueError(f"found {shown(value)}, expected {self.expected}{hint}") from None
+
+    @property
+    def expected(self) -> str:
+        return self.kind.expected if self.none is None else f"{self.kind.expected}, or null ({self.none})"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+
+class Section(BaseModel):
+    """A group of keys. Keys are camelCase in values files and snake_case here; an absent key is None."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_is_none(cls, tree: Any) -> Any:
+        return {**dict.fromkeys(cls.entries()), **tree} if isinstance(tree, dict) else tree
+
+    @classmethod
+    def entries(cls) -> dict[str, Key | type[Section]]:
+        """The keys and the sections in this one, by their name in values files."""
+        entries: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            entries[to_camel(name)] = field.metadata[0] if field.metadata else field.annotation
+        return entries
+
+
+def key(kind: Kind, default: Any, description: str, none: str | None = None) -> Any:
+    """A field of a section; see `Key`. It has no default for pydantic: an absent key is None."""
+    field: Any = Field()
+    field.metadata.append(Key(kind, default, description, none))
+    return field
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: shortened, with its type."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return f"a group of keys ({', '.join(map(str, value)) or 'empty'})"
+    text = json.dumps(value, ensure_ascii=False)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
+    return f"{text} ({names[type(value)]})"
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    if isinstance(value, str) and not re.fullmatch(NUMBER, value):
+        raise ValueError
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError from None
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def whole(at_least: int, at_most: int | None = None, also: int | None = None) -> Kind:
+    """A whole number in a range; `also` is one more value outside it. 8.0 and "1e+06" are whole."""
+    limit = f"{at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
+
+    def read(value: Any) -> int:
+        number = _number(value)
+        if number != int(number):
+            raise ValueError
+        if number != also and (number < at_least or (at_most is not None and number > at_most)):
+            raise ValueError
+        return int(number)
+
+    bounds = {"minimum": at_least} | ({} if at_most is None else {"maximum": at_most})
+    schema: tuple[dict[str, Any], ...] = ({"type": "integer", **bounds}, NUMBER_TEXT)
+    words = f"a whole number, {limit}"
+    if also is None:
+        return Kind("int", words, read, schema)
+    return Kind("int", f"{words}, or {also}", read, ({"enum": [also]}, *schema))
+
+
+def number(at_least: float | None = None, above: float | None = None, below: float | None = None) -> Kind:
+    """A number in a range, given by one or two of its bounds."""
+    bounds = {"minimum": at_least, "exclusiveMinimum": above, "exclusiveMaximum": below}
+    words = {"minimum": "{:g} or more", "exclusiveMinimum": "above {:g}", "exclusiveMaximum": "below {:g}"}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+
+    def read(value: Any) -> float:
+        number = _number(value)
+        if (
+            (at_least is not None and number < at_least)
+            or (above is not None and number <= above)
+            or (below is not None and number >= below)
+        ):
+            raise ValueError
+        return number
+
+    limits = " and ".join(words[name].format(bound) for name, bound in given.items())
+    return Kind("float", f"a number, {limits}", read, ({"type": "number", **given}, NUMBER_TEXT))
+
+
+def steps_or_share() -> Kind:
+    """A whole number of steps, or a share of all steps below 1."""
+    steps, share = whole(1), number(at_least=0, below=1)
+
+    def read(value: Any) -> Any:
+        return share.read(value) if _number(value) < 1 else steps.read(value)
+
+    schema = (*steps.schema, share.schema[0])
+    return Kind("int or float", f"{steps.expected}, or a share of all steps from 0 to below 1", read, schema)
+
+
+def flag() -> Kind:
+    """true or false; never a string or a number."""
+
+    def read(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        spelled = str(value).lower()
+        if spelled in ("true", "false"):
+            raise ValueError(f"write {spelled} without quotes; use --set, not --set-string")
+        raise ValueError
+
+    return Kind("bool", "true or false", read, ({"type": "boolean"},))
+
+
+def text() -> Kind:
+    """Any text that is not empty."""
+
+    def read(value: Any) -> str:
+        if isinstance(value, str) and value.strip():
+            return value
+        if isinstance(value, bool | int | float):
+            raise ValueError(f'write "{json.dumps(value)}" in quotes, or use --set-string')
+        raise ValueError
+
+    return Kind("string", "text", read, ({"type": "string", "pattern": r"\S"},))
+
+
+def choice(*options: str | bool) -> Kind:
+    """One of a few values."""
+    # `no` without quotes is false in YAML; whoever writes it means the word.
+    no = {False: "no"} if "no" in options else {}
+
+    def read(value: Any) -> str | bool:
+        for option in options:
+            if type(value) is type(option) and value == option:
+                return option
+        if value is False and no:
+            return "no"
+        raise ValueError
+
+    words = [option if isinstance(option, str) else json.dumps(option) for option in options]
+    kinds = "bool or string" if any(isinstance(option, bool) for option in options) else "string"
+    allowed: dict[str, Any] = {"enum": [*options, *no]}
+    return Kind(kinds, f"one of {', '.join(words)}", read, (allowed,))
+
+
+def names(*options: str) -> Kind:
+    """Names with spaces between, or a list of names; of the options where there are any. Read as a tuple."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError
+        found = tuple(dict.fromkeys(name for part in parts for name in part.split()))
+        if not found or (options and not set(found) <= set(options)):
+            raise ValueError
+        return found
+
+    if options:
+        one = f"({'|'.join(options)})"
+        string = {"type": "string", "pattern": rf"^\s*{one}(\s+{one})*\s*$"}
+    else:
+        string = {"type": "string", "pattern": r"\S"}
+    of = f" of {', '.join(options)}" if options else ""
+    schema = (string, {"type": "array", "minItems": 1, "items": string})
+    return Kind("string", f"names{of}, with spaces between", read, schema)

@@ -1,0 +1,75 @@
+"""From values files and --set options to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_finetune.errors import SettingsError
+from llm_finetune.settings import check, rules
+from llm_finetune.settings.models import Settings
+from llm_finetune.settings.values import CHART, Values, chart_values, merge
+
+# Helm has this one for every chart; the other stands in older values files.
+GLOBAL = "global"
+WITHOUT_EFFECT = "metadata"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and one line for each thing that the user should know though nothing is wrong."""
+
+    settings: Settings
+    warnings: list[str]
+
+
+def load(
+    files: Sequence[Path],
+    set_json: Sequence[str] = (),
+    set_values: Sequence[str] = (),
+    set_strings: Sequence[str] = (),
+) -> Loaded:
+    """Read settings as `helm install -f … --set …` would, the chart's own values beneath.
+
+    Args:
+        files: values files, a later one wins; `-` is standard input.
+        set_json, set_values, set_strings: the texts of --set-json, --set and --set-string, in this order.
+
+    Raises:
+        SettingsError: one line per problem: the file or option, the key, what was found, what was expected.
+    """
+    chart = chart_values()
+    values = merge(chart, files, set_json, set_values, set_strings)
+    problems = [*values.problems, *_unknown_sections(values, [*chart, GLOBAL])]
+    tree = values.tree.get(check.ROOT)
+    # What an unreadable file would have set is not known, so what holds between keys cannot be asked.
+    between = rules.broken if not values.problems else lambda settings: iter(())
+    try:
+        settings = check.read(Settings, tree, values.origin, between)
+    except SettingsError as error:
+        problems += error.problems
+    if problems:
+        raise SettingsError(problems)
+    return Loaded(settings, [*values.remarks, *_warnings(values)])
+
+
+def _unknown_sections(values: Values, known: list[str]) -> Iterator[str]:
+    for name in values.tree:
+        if name in known or name == WITHOUT_EFFECT:
+            continue
+        near = f"{check.ROOT}.{name}" if name in Settings.entries() else check.nearest(name, known)
+        hint = f"; did you mean {near}?" if near else f"; known: {', '.join(known)}"
+        yield f"{values.origin((name,))}: {name}: unknown key{hint}"
+
+
+def _warnings(values: Values) -> Iterator[str]:
+    if WITHOUT_EFFECT in values.tree:
+        yield (
+            f"{values.origin((WITHOUT_EFFECT,))}: {WITHOUT_EFFECT}: has no effect; "
+            "the namespace of the Helm release counts"
+        )
+    train = values.tree[check.ROOT]["train"]
+    fast = (check.ROOT, "train", "useFastTokenizer")
+    if train["useFastTokenizer"] is False and values.origin(fast) != CHART:
+        yield f"{values.origin(fast)}: {'.'.join(fast)}: every tokenizer is a fast one; false means true"

@@ -1,0 +1,109 @@
+"""Rows of records dealt to the ranks as batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from llm_finetune.data import Row, Split
+from llm_finetune.objective.supervised import IGNORED
+
+
+class RowDataset(Dataset[Row]):
+    """A prepared split as torch's DataLoader takes it."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.split[index]
+
+
+class DealtBatches(Sampler[list[int]]):
+    """Deals an epoch's batches to the ranks in turn: batch k of the epoch goes to rank k modulo size.
+
+    The order of rows depends on seed and epoch alone, so two ranks see in one step what one rank sees in two.
+    No row comes twice and none is left out: where the last round has no batch for a rank, it gets an empty
+    one.
+
+    Args:
+        rows: rows in the split.
+        batch_size: rows a batch.
+        seed: of the shuffle; None keeps the order.
+    """
+
+    def __init__(self, rows: int, batch_size: int, rank: int, size: int, seed: int | None) -> None:
+        self.rows, self.batch_size, self.rank, self.size, self.seed = rows, batch_size, rank, size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.rows // (self.batch_size * self.size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()
+        for turn in range(len(self)):
+            start = (turn * self.size + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size]
+
+    def _order(self) -> list[int]:
+        if self.seed is None:
+            return list(range(self.rows))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return torch.randperm(self.rows, generator=generator).tolist()
+
+
+class _RankAndSize(Protocol):
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+def deal(
+    split: Split, batch_size: int, ranks: _RankAndSize, pad_id: int, shuffle_seed: int | None
+) -> DataLoader[Row]:
+    """A loader of this rank's batches; each is what `collate` returns."""
+    batches = DealtBatches(len(split), batch_size, ranks.rank, ranks.size, shuffle_seed)
+    return DataLoader(RowDataset(split), batch_sampler=batches, collate_fn=lambda rows: collate(rows, pad_id))
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
+    """Rows as tensors of shape (rows, positions of the longest).
+
+    Positions start again at 0 with each record, and padding is a record of its own without labels: no mask is
+    needed, since the model tells records apart by their positions.
+
+    Returns:
+        input_ids, position_ids, labels, and tokens: how many positions are tokens of records, a scalar.
+    """
+    width = max((len(row) for row in rows), default=2)
+    shape = (max(len(rows), 1), width)
+    input_ids = torch.full(shape, pad_id)
+    position_ids = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    tokens = 0
+    for index in range(shape[0]):
+        start = 0
+        for segment in rows[index].segments if rows else ():
+            end = start + len(segment.input_ids)
+            input_ids[index, start:end] = torch.from_numpy(segment.input_ids.astype("int64"))
+            position_ids[index, start:end] = torch.arange(end - start)
+            labels[index, start:end] = torch.from_numpy(segment.labels)
+            start = end
+        position_ids[index, start:] = torch.arange(width - start)
+        tokens += start
+    return {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "labels": labels,
+        "tokens": torch.tensor(tokens),
+    }

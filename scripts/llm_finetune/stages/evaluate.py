@@ -1,0 +1,54 @@
+"""Loss and perplexity on the validation rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from llm_finetune.data import Split
+from llm_finetune.distributed.group import Group
+from llm_finetune.model.precision import Precision
+from llm_finetune.objective.supervised import label_log_probs
+from llm_finetune.stages.batches import deal
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss in nats a label, over all labels of all ranks.
+
+    Attributes:
+        loss: mean negative log-likelihood of the labels.
+        tokens: how many labels.
+    """
+
+    loss: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    def to_json(self) -> dict[str, float]:
+        return {"loss": self.loss, "perplexity": self.perplexity}
+
+
+def evaluate(
+    model: torch.nn.Module, split: Split, *, batch_size: int, pad_id: int, precision: Precision, group: Group
+) -> Evaluation:
+    """Every label counts once and the same, however many ranks there are and however the batches fall."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    total, labels = 0.0, 0
+    with torch.inference_mode(), precision.context():
+        for batch in deal(split, batch_size, group.ranks, pad_id, shuffle_seed=None):
+            log_probs = label_log_probs(
+                model, *(batch[name].to(device) for name in ("input_ids", "position_ids", "labels"))
+            )
+            total -= log_probs.double().sum().item()
+            labels += log_probs.numel()
+    model.train(was_training)
+    all_ranks = group.sum_([total, labels])
+    return Evaluation(loss=all_ranks[0] / all_ranks[1], tokens=int(all_ranks[1]))

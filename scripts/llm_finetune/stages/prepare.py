@@ -1,0 +1,82 @@
+"""From the settings to the prepared rows: which records, written how, cut to what length."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_finetune.data import Columns, PreparePlan, Source, prepare
+from llm_finetune.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def prepare_data(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The folder of the prepared rows; made if the same records were not prepared the same way before.
+
+    Raises:
+        DataError: what is wrong with the records, and where.
+    """
+    folder = prepare(plan(settings), tokenizer, cache_folder(), _ProgressLines())
+    return folder.resolve()
+
+
+def plan(settings: Settings) -> PreparePlan:
+    """All that decides what is prepared."""
+    train, evaluation = settings.train, settings.eval
+    if train.data_file:
+        source = Source(files=Path(train.data_file))
+    else:
+        source = Source(dataset=train.dataset_name, config=train.dataset_config, split=train.dataset_split)
+    names = {
+        "instruction": train.instruction_column_name,
+        "input": train.input_column_name,
+        "output": train.output_column_name,
+        "messages": train.messages_column_name,
+        "text": train.text_column_name,
+    }
+    return PreparePlan(
+        training=(source,),
+        validation=(Source(files=Path(evaluation.data_file)),) if evaluation.data_file else (),
+        with_validation=settings.do_eval,
+        validation_share=evaluation.validation_split_percentage,
+        data_type=train.data_type,
+        columns=Columns(**{column: name for column, name in names.items() if name}),
+        prompt_format=train.prompt_format,
+        model_name=settings.model_name_or_path,
+        prompt_with_input=train.prompt_with_input or "",
+        prompt_without_input=train.prompt_without_input or "",
+        max_length=train.max_seq_length,
+        too_long=train.too_long,
+        packing=train.dataset_concatenation,
+        loss_on_prompt=train.loss_on_prompt,
+        max_samples=train.max_samples,
+        max_validation_samples=evaluation.max_samples,
+        seed=train.seed,
+    )
+
+
+def cache_folder() -> Path:
+    """Beside the data sets that Hugging Face caches: in the cluster on the volume, for all workers."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")) / "llm-finetune"
+
+
+class _ProgressLines:
+    """A line of the log every few seconds, since preparing millions of records takes minutes."""
+
+    def __init__(self) -> None:
+        self.said = time.monotonic()
+
+    def __call__(self, records: int, what: str) -> None:
+        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            log.info("data: %s records %s", f"{records:,}", what)

@@ -1,0 +1,211 @@
+"""Training: transformers' Trainer over prepared rows, with the project's objective and progress."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from llm_finetune.data import Prepared, Split
+from llm_finetune.distributed.group import Group
+from llm_finetune.model.precision import Precision
+from llm_finetune.objective.supervised import label_log_probs
+from llm_finetune.report.progress import Display, Pace
+from llm_finetune.report.results import peak_memory_bytes
+from llm_finetune.settings import EvalSettings, TrainSettings
+from llm_finetune.stages.batches import deal
+from llm_finetune.stages.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training did.
+
+    Attributes:
+        train_loss: mean over the steps of this run, nats a label.
+        steps: optimizer steps since the first start of the job.
+        seconds: of this run, evaluations and checkpoints among them.
+        tokens_per_second: tokens of records (padding not counted), all ranks.
+        peak_memory_bytes: resident set of the largest rank.
+    """
+
+    train_loss: float
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
+def train(
+    model: torch.nn.Module,
+    prepared: Prepared,
+    settings: TrainSettings,
+    eval_settings: EvalSettings,
+    *,
+    pad_id: int,
+    precision: Precision,
+    group: Group,
+    checkpoint: Path | None,
+) -> Training:
+    """Trains the model in place.
+
+    Args:
+        prepared: what is trained on, and what is evaluated on the way where the settings ask for that.
+        pad_id: token that fills rows; never seen by a record, never trained on.
+        checkpoint: folder of the checkpoint to go on from.
+    """
+    trainer = RowTrainer(
+        model,
+        _arguments(settings, eval_settings, precision),
+        prepared.train,
+        prepared.validation if eval_settings.strategy != "no" else None,
+        eval_batch_size=eval_settings.per_device_batch_size,
+        pad_id=pad_id,
+        precision=precision,
+        group=group,
+    )
+    if eval_settings.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(eval_settings.early_stopping_patience))
+    started = time.perf_counter()
+    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    return Training(
+        train_loss=output.training_loss,
+        steps=output.global_step,
+        seconds=seconds,
+        tokens_per_second=group.sum_([trainer.tokens_seen])[0] / seconds,
+        peak_memory_bytes=int(group.max_([peak_memory_bytes()])[0]),
+    )
+
+
+class RowTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer, fed with rows of records and with the objective's loss."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        arguments: TrainingArguments,
+        rows: Split,
+        validation: Split | None,
+        *,
+        eval_batch_size: int,
+        pad_id: int,
+        precision: Precision,
+        group: Group,
+    ) -> None:
+        # The Trainer asks for a data set before it evaluates; `evaluate` below reads the rows itself.
+        super().__init__(model, arguments, train_dataset=rows, eval_dataset=validation)
+        self.rows, self.validation, self.eval_batch_size = rows, validation, eval_batch_size
+        self.pad_id, self.precision, self.group = pad_id, precision, group
+        self.tokens_seen = 0
+        # Makes the Trainer count the labels of a whole step over all ranks, which our loss divides by.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(ProgressReports(self))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        seed = self.args.seed
+        return deal(self.rows, self.args.per_device_train_batch_size, self.group.ranks, self.pad_id, seed)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """The step's loss: the mean over all labels of all micro-batches and ranks."""
+        self.tokens_seen += int(inputs["tokens"])
+        log_probs = label_log_probs(model, inputs["input_ids"], inputs["position_ids"], inputs["labels"])
+        # Each rank adds its part; DistributedDataParallel divides the sum by the number of ranks again.
+        return -log_probs.sum() * self.group.ranks.size / num_items_in_batch
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        result = evaluate(
+            self.model,
+            self.validation,
+            batch_size=self.eval_batch_size,
+            pad_id=self.pad_id,
+            precision=self.precision,
+            group=self.group,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.to_json().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class ProgressReports(TrainerCallback):  # type: ignore[misc]
+    """Hands the Trainer's events to the display."""
+
+    def __init__(self, trainer: RowTrainer) -> None:
+        self.trainer = trainer
+        self.display = Display(visible=trainer.group.ranks.is_writer)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.pace = Pace(state.global_step, state.max_steps)
+        self.display.start(state.global_step, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.display.step(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" in logs:
+            # Every rank logs at the same steps, so every rank comes to this sum.
+            tokens = int(self.trainer.group.sum_([self.trainer.tokens_seen])[0])
+            report = self.pace.report(state.global_step, tokens, logs["loss"], logs["learning_rate"])
+            self.display.report(report)
+        elif "eval_loss" in logs:
+            self.display.note(
+                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}"
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.display.stop()
+
+
+def _arguments(
+    settings: TrainSettings, eval_settings: EvalSettings, precision: Precision
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=settings.output_dir,
+        per_device_train_batch_size=settings.per_device_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=settings.warmup_ratio,  # below 1, transformers takes it as a share of all steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=settings.logging_steps,
+        save_strategy=settings.save_strategy,
+        save_steps=settings.save_steps,
+        save_total_limit=settings.save_total_limit,
+        eval_strategy=eval_settings.strategy,
+        eval_steps=eval_settings.steps,
+        load_best_model_at_end=eval_settings.load_best_model,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        seed=settings.seed,
+        bf16=precision.autocast,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        report_to=list(settings.report_to or ()),
+        ddp_find_unused_parameters=settings.ddp_find_unused_parameters,
+        use_cpu=settings.no_cuda or not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
+        disable_tqdm=True,
+    )

@@ -1,0 +1,78 @@
+"""From proved settings to running ranks: all that can be known before anything heavy loads, then the job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from llm_finetune.distributed import Ranks, available_cores, check_backend, has_bf16, launch, launched, share
+from llm_finetune.errors import SettingsError
+from llm_finetune.model import extension
+from llm_finetune.report.log import configure
+from llm_finetune.settings import Loaded, Settings
+
+log = logging.getLogger(__name__)
+
+
+def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
+    """Checks the job, or runs it: in this process, or in several that are started for it.
+
+    Args:
+        loaded: the settings, and what is to be said of them.
+        check: settings, data and model are checked and shown; nothing is trained.
+        fresh: begin anew where the output folder holds this very run.
+
+    Returns:
+        The exit code.
+    """
+    settings = loaded.settings
+    ranks = Ranks.from_environment()
+    configure(settings.log_level, ranks.rank)
+    processes = ranks.size if launched() else settings.processes_per_worker
+    check_machine(settings, processes)
+    if not launched():
+        for line in (*loaded.warnings, *machine_warnings(settings)):
+            log.warning("%s", line)
+    if check:
+        from llm_finetune.check import check_job
+
+        print(check_job(settings))
+        return 0
+    if processes > 1 and not launched():
+        return launch(processes, sys.argv[1:])
+    # Read by the math libraries when they are loaded, so before torch is.
+    os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))
+    return _run(settings, ranks, fresh)
+
+
+def check_machine(settings: Settings, processes: int) -> None:
+    """Raises SettingsError where this machine lacks what the settings name.
+
+    Args:
+        processes: ranks in all.
+    """
+    check_backend(settings.train.ddp_backend, processes)
+    if settings.train.bf16 is True and not has_bf16():
+        raise SettingsError(
+            "distributed.train.bf16: found true, but this processor has no bfloat16 (avx512_bf16, amx_bf16); "
+            "write auto or false"
+        )
+
+
+def machine_warnings(settings: Settings) -> list[str]:
+    """Settings that have no effect on this machine, a line each."""
+    if settings.train.use_ipex and not extension.is_installed():
+        return [
+            "distributed.train.useIpex: the Intel extension is not installed; torch's own kernels are used"
+        ]
+    return []
+
+
+def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
+    from llm_finetune import job
+    from llm_finetune.distributed import join
+
+    with join(settings.train.ddp_backend, ranks, settings.wait_for_peers_minutes * 60) as group:
+        job.run(settings, group, fresh=fresh)
+    return 0

@@ -1,0 +1,57 @@
+"""The command as tests call it: in this process for one rank, since imports cost seconds, else in new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command left: its exit code and all that it printed."""
+
+    code: int
+    text: str
+
+
+def run_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Outcome:
+    """Runs `llm-finetune run …` in this process."""
+    from llm_finetune import cli
+
+    capfd.readouterr()
+    monkeypatch.setattr(sys, "argv", ["llm-finetune", "run", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    printed = capfd.readouterr()
+    return Outcome(int(exited.value.code or 0), printed.out + printed.err)
+
+
+def run_apart(*arguments: str, **environment: str) -> Outcome:
+    """Runs `python scripts/finetune.py run …` as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "finetune.py"), "run", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=240,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout + done.stderr)
+
+
+def assignments(**values: Any) -> list[str]:
+    """--set-json options below `distributed`; two underscores stand for a dot."""
+    return [
+        part
+        for key, value in values.items()
+        for part in ("--set-json", f"distributed.{key.replace('__', '.')}={json.dumps(value)}")
+    ]

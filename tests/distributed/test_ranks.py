@@ -1,0 +1,52 @@
+"""The environment that torchrun sets, whole and broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from llm_finetune.distributed import Ranks
+from llm_finetune.errors import GroupError
+
+WHOLE = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+def test_without_torchrun_there_is_one_process() -> None:
+    ranks = Ranks.from_environment({"LOCAL_RANK": "0", "PATH": "/bin"})
+    assert ranks == Ranks(0, 1, 0, 1)
+    assert ranks.is_writer
+
+
+def test_under_torchrun_its_word_counts() -> None:
+    ranks = Ranks.from_environment(WHOLE)
+    assert ranks == Ranks(3, 4, 1, 2)
+    assert not ranks.is_writer
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"WORLD_SIZE": None}, "RANK=3, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2 without WORLD_SIZE"),
+        ({"RANK": None, "LOCAL_RANK": None}, "without RANK, LOCAL_RANK"),
+        ({"RANK": "one"}, "RANK is 'one', expected a whole number"),
+        ({"RANK": "-1"}, "RANK is '-1', expected a whole number"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '', expected a whole number"),
+        ({"RANK": "4"}, "RANK=4, WORLD_SIZE=4, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2 do not fit"),
+        ({"LOCAL_RANK": "2"}, "do not fit"),
+        ({"LOCAL_WORLD_SIZE": "5"}, "do not fit"),
+        ({"WORLD_SIZE": "0"}, "do not fit"),
+    ],
+)
+def test_a_broken_environment_is_refused(change: dict[str, str | None], said: str) -> None:
+    environment = {name: value for name, value in (WHOLE | change).items() if value is not None}
+    with pytest.raises(GroupError) as refusal:
+        Ranks.from_environment(environment)
+    assert said in str(refusal.value)
+
+
+def test_the_light_half_of_the_room_leaves_torch_alone() -> None:
+    names = "Ranks, available_cores, check_backend, has_bf16, launch"
+    program = f"import sys; from llm_finetune.distributed import {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
