@@ -121,7 +121,11 @@ class Saying:
         return MOODS[self.mood](statement(self.subject.in_seleki(), self.whom.in_seleki(), VERBS[self.verb]))
 
     def in_english(self) -> str:
-        who, whom, does = self.subject.in_english(), self.whom.in_english(), "do" if self.subject.is_plural else "does"
+        who, whom, does = (
+            self.subject.in_english(),
+            self.whom.in_english(),
+            "do" if self.subject.is_plural else "does",
+        )
         match self.mood:
             case "said":
                 words = f"{who} {self.verb}{'s' * (not self.subject.is_plural)} {whom}."

@@ -36,18 +36,18 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def stand_in_ccl(tmp_path: Path) -> Callable[[str], Path]:
+def stand_in_ccl(tmp_path: Path) -> Callable[..., Path]:
     """Writes a stand-in for oneCCL's bindings, which cannot be installed here: gloo under the name ccl.
 
-    Like the real one it registers the backend when it is imported. `collective` is a line that each of its
-    all-reduces runs first.
+    Like the real one it registers the backend when it is imported. With a `spell`, a line of Python, each of
+    its all-reduces runs that first.
     """
 
-    def write(collective: str) -> Path:
+    def write(spell: str = "") -> Path:
         package = tmp_path / "packages" / "oneccl_bindings_for_pytorch"
         (package / "lib" / "prov").mkdir(parents=True)
         (package / "lib" / "libfabric.so.1").touch()
-        (package / "__init__.py").write_text(STAND_IN.format(collective=collective))
+        (package / "__init__.py").write_text(STAND_IN.format(spell=spell or "pass"))
         return package.parent
 
     return write
@@ -60,7 +60,7 @@ import torch.distributed as dist
 
 calls = 0
 
-class StandIn(dist.ProcessGroup):
+class Bewitched(dist.ProcessGroup):
     def __init__(self, gloo):
         super().__init__(gloo.rank(), gloo.size())
         self.gloo = gloo
@@ -68,7 +68,7 @@ class StandIn(dist.ProcessGroup):
     def allreduce(self, tensors, options):
         global calls
         calls += 1
-        {collective}
+        {spell}
         return self.gloo.allreduce(tensors, options)
 
     def getBackendName(self):
@@ -77,7 +77,8 @@ class StandIn(dist.ProcessGroup):
 def create(store, rank, size, timeout):
     # The real ones also make the group without complaint where these are wrong, and hang later.
     assert os.environ["CCL_ATL_TRANSPORT"] == "ofi" and os.environ["FI_TCP_IFACE"] == "lo"
-    return StandIn(dist.ProcessGroupGloo(store, rank, size, timeout))
+    gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+    return gloo if {spell!r} == "pass" else Bewitched(gloo)
 
 dist.Backend.register_backend("ccl", create, devices=["cpu"])
 """

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import torch.distributed as dist
 from loopback import Processes
 
 from llm_finetune.distributed import Group, Ranks, check_backend, join
-from llm_finetune.distributed.alarm import Alarm
+from llm_finetune.distributed.alarm import Alarm, Failure
+from llm_finetune.distributed.lifeline import ADDRESS, Lifeline
 from llm_finetune.distributed.store import Rendezvous
 from llm_finetune.errors import GroupError, SettingsError
 
@@ -100,18 +103,39 @@ def test_a_killed_rank_is_noticed_and_named(
         assert f"rank {killed} of {size} is gone" in outcome.err
 
 
+def test_a_stranger_at_the_door_is_not_taken_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks' lifelines in one process, and a health check that calls before the second."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    store, alarms = dist.HashStore(), (Alarm(), Alarm())
+    ranks = Ranks(0, 2, 0, 2), Ranks(1, 2, 1, 2)
+    meetings = [Rendezvous(store, *one) for one in zip(ranks, alarms, strict=True)]
+    first, second = (Lifeline(*one, grace_seconds=1000.0) for one in zip(ranks, alarms, strict=True))
+    door = threading.Thread(target=first.tie, args=(meetings[0], 60.0))
+    door.start()
+    host, port, _ = meetings[1].await_value(ADDRESS, 60.0).split()
+    with socket.create_connection((host, int(port))) as stranger:
+        stranger.sendall(b"GET /\xff HTTP/1.1\r\n\r\n")
+    second.tie(meetings[1], 60.0)
+    door.join()
+    second.announce(Failure(1, 5, "the disk is full"))
+    with pytest.raises(GroupError, match="the disk is full") as ended:
+        alarms[0].wait(60.0)
+    assert ended.value.exit_code == 5
+
+
 def test_ccl_is_joined_and_found_by_accelerate(
-    processes: Processes, stand_in_ccl: Callable[[str], Path]
+    processes: Processes, stand_in_ccl: Callable[..., Path]
 ) -> None:
     """With a stand-in for oneCCL's bindings: gloo under the name ccl."""
-    processes.start("with_ccl", 2, [0, 1], stand_in_ccl("pass"))
+    processes.start("with_ccl", 2, [0, 1], stand_in_ccl())
     for rank, outcome in processes.outcomes().items():
         assert outcome.exit_code == 0, outcome.err
         assert json.loads(outcome.out) == ["ccl", 2, rank, [2.0]]
 
 
 def test_ccl_that_hangs_is_ended_with_last_words(
-    processes: Processes, stand_in_ccl: Callable[[str], Path]
+    processes: Processes, stand_in_ccl: Callable[..., Path]
 ) -> None:
     """With a stand-in for oneCCL's bindings whose first collective never returns."""
     processes.start("ccl_joins", 2, [0, 1], stand_in_ccl("time.sleep(1000)"))
@@ -122,7 +146,7 @@ def test_ccl_that_hangs_is_ended_with_last_words(
         assert "allreduce" in outcome.err  # where it hangs
 
 
-def test_ccl_that_is_wrong_is_refused(processes: Processes, stand_in_ccl: Callable[[str], Path]) -> None:
+def test_ccl_that_is_wrong_is_refused(processes: Processes, stand_in_ccl: Callable[..., Path]) -> None:
     """With a stand-in for oneCCL's bindings that adds to what it is given."""
     processes.start("ccl_joins", 2, [0, 1], stand_in_ccl("tensors[0].add_(1)"))
     for outcome in processes.outcomes().values():
@@ -131,7 +155,7 @@ def test_ccl_that_is_wrong_is_refused(processes: Processes, stand_in_ccl: Callab
 
 
 def test_a_collective_of_ccl_that_hangs_after_a_death_is_ended(
-    processes: Processes, stand_in_ccl: Callable[[str], Path]
+    processes: Processes, stand_in_ccl: Callable[..., Path]
 ) -> None:
     """With a stand-in for oneCCL's bindings whose collectives, after the first, never return."""
     processes.start("ccl_peer_killed", 2, [0, 1], stand_in_ccl("calls > 1 and time.sleep(1000)"))
@@ -150,10 +174,10 @@ def test_ccl_without_its_bindings_is_refused_where_it_matters() -> None:
 
 
 def test_bindings_that_do_not_import_are_refused(
-    processes: Processes, stand_in_ccl: Callable[[str], Path]
+    processes: Processes, stand_in_ccl: Callable[..., Path]
 ) -> None:
     """With a stand-in for oneCCL's bindings that breaks as one built for another torch does."""
-    packages = stand_in_ccl("pass")
+    packages = stand_in_ccl()
     bindings = packages / "oneccl_bindings_for_pytorch" / "__init__.py"
     bindings.write_text("raise ImportError('undefined symbol: x')")
     processes.start("ccl_joins", 2, [0, 1], packages)

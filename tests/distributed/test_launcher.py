@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed import available_cores, launch
+from llm_finetune.distributed import available_cores, launch, share
 from llm_finetune.errors import GroupError
 
 WORKER = str(Path(__file__).parent / "worker.py")
@@ -48,7 +48,8 @@ def test_each_process_gets_its_share_of_the_cores(
     if set_by_user:
         monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
     assert launch(2, ["print(os.environ['OMP_NUM_THREADS'])"], entry=[str(program)]) == 0
-    assert capfd.readouterr().out.strip() == set_by_user or str(max(1, available_cores() // 2))
+    expected = set_by_user or str(share(available_cores(), 2))
+    assert capfd.readouterr().out.strip() == expected
 
 
 def test_the_failed_ranks_code_comes_back_and_its_words_are_shown(

@@ -25,20 +25,20 @@ class Fitted(NamedTuple):
     answer_cut: bool = False
 
 
-def truncate(sequence: TokenSequence, max_length: int, first: int) -> Fitted:
+def truncate(sequence: TokenSequence, max_length: int, kept_in_front: int) -> Fitted:
     """Cut the prompt's left, down to a quarter of the row; what is then still too long is cut at its end.
 
     Args:
         sequence: one record.
         max_length: tokens that fit.
-        first: special tokens in front, which stay.
+        kept_in_front: tokens at the very beginning that stay (BOS).
     """
     ids, trained = sequence
     excess = len(ids) - max_length
     prompt = int(trained.argmax())
-    kept_prompt = max(prompt - excess, min(prompt, max_length // 4), first)
+    kept_prompt = max(prompt - excess, min(prompt, max_length // 4), kept_in_front)
     cut = prompt - kept_prompt
-    keep = np.r_[0:first, first + cut : len(ids)][:max_length]
+    keep = np.r_[0:kept_in_front, kept_in_front + cut : len(ids)][:max_length]
     return Fitted([TokenSequence(ids[keep], trained[keep])], prompt_cut=cut > 0, answer_cut=excess > cut)
 
 

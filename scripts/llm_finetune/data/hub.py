@@ -126,8 +126,8 @@ def _probe(name: str, revision: str | None) -> bool:
         raise DataError(f"{name}: the data set has no revision {revision!r} on the Hub.") from error
     except errors.RepositoryNotFoundError as error:
         raise DataError(
-            f"{name}: the Hub shows no such data set ({_status(error)}). The name is wrong, or the data set is "
-            f"private: then give a token that may read it: {_TOKEN}."
+            f"{name}: the Hub shows no such data set ({_status(error)}). The name is wrong, or the data set "
+            f"is private: then give a token that may read it: {_TOKEN}."
         ) from error
     except errors.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):

@@ -16,8 +16,9 @@ from llm_finetune.data import splitting
 from llm_finetune.data.plan import PreparePlan
 from llm_finetune.data.prepared import is_whole, write_summary, written_aside
 from llm_finetune.data.reading import Files, Problems, read_records
-from llm_finetune.data.recipe import Placed, Recipe, decide
+from llm_finetune.data.recipe import Recipe, decide
 from llm_finetune.data.records import Record
+from llm_finetune.data.sequences import Placed, Sequencer
 from llm_finetune.data.summary import SplitSummary, Summary
 from llm_finetune.data.writing import SplitWriter
 from llm_finetune.errors import DataError
@@ -63,9 +64,10 @@ def prepare(plan: PreparePlan, tokenizer: Any, cache_dir: Path, progress: Progre
     folder = cache_dir / recipe.fingerprint(tokenizer)
     if not is_whole(folder):
         report = progress or (lambda records, what: None)
+        sequencer = Sequencer(recipe, tokenizer)
         shares, left_out = _share_out(recipe, report)
         with written_aside(folder) as work:
-            splits = _write(recipe, shares, tokenizer, work, report)
+            splits = _write(recipe, shares, sequencer, work, report)
             write_summary(work, _summary(recipe, splits, left_out))
     return folder
 
@@ -112,7 +114,7 @@ def _hashes(recipe: Recipe, files: Files, problems: Problems, report: Progress) 
 
 
 def _write(
-    recipe: Recipe, shares: Sequence[Share], tokenizer: Any, work: Path, report: Progress
+    recipe: Recipe, shares: Sequence[Share], sequencer: Sequencer, work: Path, report: Progress
 ) -> dict[str, SplitSummary]:
     """Tokenize the records and write each into its split; then lay the rows out."""
     plan = recipe.plan
@@ -124,7 +126,7 @@ def _write(
         writers = {split: stack.enter_context(SplitWriter(work / SPLITS[split])) for split in files_of}
         for share in shares:
             records = _placed(recipe, share, problems)
-            sequences = recipe.sequences(records, share.files, tokenizer, problems)
+            sequences = sequencer.sequences(records, share.files, problems)
             for (origin, split), fitted, length in sequences:
                 writers[split].add(origin, fitted, length)
                 if (number := next(done)) % _REPORT_EVERY == 0:

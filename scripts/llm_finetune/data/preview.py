@@ -13,8 +13,9 @@ from llm_finetune.data.packing import pack
 from llm_finetune.data.plan import PreparePlan
 from llm_finetune.data.prompts import Piece
 from llm_finetune.data.reading import Files, Problems, read_records, where
-from llm_finetune.data.recipe import Placed, Recipe, decide
+from llm_finetune.data.recipe import Recipe, decide
 from llm_finetune.data.records import Record
+from llm_finetune.data.sequences import Placed, Sequencer
 from llm_finetune.data.tokens import TokenSequence
 
 CHECKED_RECORDS = 200_000
@@ -89,11 +90,12 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
         DataError, ModelError: as `prepare`, for what was read.
     """
     recipe = decide(plan, tokenizer)
+    sequencer = Sequencer(recipe, tokenizer)
     problems = Problems()
     head, checked, complete = _check(recipe, recipe.catalog.training, problems)
     _, _, validation_complete = _check(recipe, recipe.catalog.validation, problems)
     problems.raise_any()
-    measured = list(recipe.sequences(head, recipe.catalog.training, tokenizer, problems))
+    measured = list(sequencer.sequences(head, recipe.catalog.training, problems))
     problems.raise_any()
     read = np.array([length for _, _, length in measured])
     fitted = np.array([len(part.input_ids) for _, record, _ in measured for part in record.sequences])

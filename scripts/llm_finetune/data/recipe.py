@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from llm_finetune.data import fitting
-from llm_finetune.data.fitting import Fitted
 from llm_finetune.data.plan import PreparePlan
-from llm_finetune.data.prompts import (
-    ChatPrompt,
-    Openings,
-    Piece,
-    PlainText,
-    Prompt,
-    SectionsPrompt,
-    choose_format,
-)
-from llm_finetune.data.reading import Files, Problems, where
-from llm_finetune.data.records import BadRowError, Origin, Record, Schema, recognise
+from llm_finetune.data.prompts import choose_format
+from llm_finetune.data.reading import Files
+from llm_finetune.data.records import Schema, recognise
 from llm_finetune.data.sources import Catalog, open_sources
-from llm_finetune.data.tokens import Encoder, TokenSequence, check_tokenizer
-from llm_finetune.errors import DataError
+from llm_finetune.errors import DataError, ModelError
 
 FORMAT_VERSION = 1
-
-# A record's origin, and the number of the split it goes into.
-Placed = tuple[Origin, int]
 
 
 @dataclass(frozen=True)
@@ -67,55 +50,6 @@ class Recipe:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def sequences(
-        self, records: Iterable[tuple[Placed, Record]], files: Files, tokenizer: Any, problems: Problems
-    ) -> Iterator[tuple[Placed, Fitted, int]]:
-        """Each record's place, its sequences and its length in tokens before it was fitted into a row."""
-        encoder = Encoder(tokenizer)
-        prompt = self._prompt(encoder.eos, tokenizer)
-
-        def prompts() -> Iterator[tuple[Placed, list[Piece]]]:
-            for place, record in records:
-                try:
-                    yield place, prompt.render(record)
-                except BadRowError as problem:
-                    problems.add(f"{where(files, place[0])}: {problem}")
-
-        first = 0 if prompt.writes_special_tokens else len(encoder.first_ids)
-        for place, sequence in encoder.encode(prompts(), prompt.writes_special_tokens):
-            length = len(sequence.input_ids)
-            if length > self.plan.max_length and self.too_long == "refuse":
-                problems.add(
-                    f"{where(files, place[0])}: {length:,} tokens, and maxSeqLength is "
-                    f"{self.plan.max_length:,}. Raise it, shorten the record, or let tooLong be auto."
-                )
-                continue
-            fitted = self._fit(sequence, first)
-            if not any(part.trained[1:].any() for part in fitted.sequences):
-                problems.add(f"{where(files, place[0])}: not one token of it could be trained on.")
-                continue
-            yield place, fitted, length
-
-    def _prompt(self, eos: str, tokenizer: Any) -> Prompt:
-        openings = Openings(self.plan.prompt_with_input, self.plan.prompt_without_input)
-        if self.prompt_format == "text":
-            return PlainText(eos)
-        if self.prompt_format == "chat":
-            return ChatPrompt(openings, eos, tokenizer)
-        return SectionsPrompt(openings, eos)
-
-    def _fit(self, sequence: TokenSequence, first: int) -> Fitted:
-        if len(sequence.input_ids) <= self.plan.max_length:
-            fitted = Fitted([sequence])
-        elif self.too_long == "split":
-            fitted = fitting.split(sequence, self.plan.max_length)
-        else:
-            fitted = fitting.truncate(sequence, self.plan.max_length, first)
-        if self.plan.loss_on_prompt:
-            everything = [TokenSequence(ids, np.ones(len(ids), np.bool_)) for ids, _ in fitted.sequences]
-            fitted = fitted._replace(sequences=everything)
-        return fitted
-
 
 def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
     """Find the files, look at the first row and choose what is `auto`.
@@ -124,7 +58,7 @@ def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
         DataError: the files, their columns or the plan.
         ModelError: the tokenizer cannot do what the plan asks for.
     """
-    check_tokenizer(tokenizer)
+    _check(tokenizer)
     catalog = open_sources(plan.training, plan.validation, plan.with_validation)
     first_file = catalog.training[0][0]
     row, raw = next(first_file.rows())
@@ -138,6 +72,13 @@ def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
         )
     prompt_format, reason = choose_format(plan.prompt_format, plan.model_name, tokenizer)
     return Recipe(plan, catalog, schema, prompt_format, reason, _too_long(plan, "truncate"))
+
+
+def _check(tokenizer: Any) -> None:
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError("The model's tokenizer has no fast form (tokenizer.json); preparing data needs one.")
+    if not tokenizer.eos_token:
+        raise ModelError("The model's tokenizer names no end-of-sequence token, which every answer ends in.")
 
 
 def _too_long(

@@ -102,7 +102,11 @@ def recognise(first_row: Any, data_type: DataType, columns: Columns, where: str)
     renamed = columns.renamed()
     needed: dict[RecordType, list[str]] = {
         "messages": [columns.messages],
-        "instruction": [columns.output] + ([columns.instruction] if "instruction" in renamed else []),
+        # A column that was named must be there: a misspelt name would leave out what it holds.
+        "instruction": [
+            columns.output,
+            *(getattr(columns, c) for c in ("instruction", "input") if c in renamed),
+        ],
         "text": [columns.text],
     }
     if data_type != "auto":

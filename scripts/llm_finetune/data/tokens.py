@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,34 +30,27 @@ class TokenSequence(NamedTuple):
     trained: NDArray[np.bool_]
 
 
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raises:
-    ModelError: the tokenizer has no fast form, or no end-of-sequence token of its own.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelError("The model's tokenizer has no fast form (tokenizer.json); preparing data needs one.")
-    if not tokenizer.eos_token:
-        raise ModelError("The model's tokenizer names no end-of-sequence token, which every answer ends in.")
-    if backend.encode(tokenizer.eos_token, add_special_tokens=False).ids != [tokenizer.eos_token_id]:
-        raise ModelError(
-            f"The model's tokenizer does not read its end-of-sequence token {tokenizer.eos_token!r} as one."
-        )
-
-
 class Encoder:
-    """A tokenizer with what preparing needs: batches, offsets and the tokens it puts in front."""
+    """A tokenizer with what preparing needs: batches, offsets and the tokens it puts in front.
+
+    Raises:
+        ModelError: it does not read its own end-of-sequence token as one token.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
-        backend = tokenizer.backend_tokenizer
-        self.eos: str = tokenizer.eos_token
-        self.first_ids = _ids_in_front(backend)
         # A copy, so that the caller's tokenizer stays as it is. Whatever an earlier call of it left behind
         # must not shorten records, and offsets must count the space that belongs to a token.
+        backend = tokenizer.backend_tokenizer
         self._backend = type(backend).from_str(backend.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
+        self.first_ids = _ids_in_front(self._backend)
         self._backend.post_processor = None
+        self.eos: str = tokenizer.eos_token
+        if self._backend.encode(self.eos).ids != [tokenizer.eos_token_id]:
+            raise ModelError(
+                f"The tokenizer does not read its end-of-sequence token {self.eos!r} as one token."
+            )
 
     def encode(
         self, prompts: Iterable[tuple[K, list[Piece]]], specials_written: bool
@@ -84,34 +77,47 @@ class Encoder:
     def _marked(
         self, batch: list[tuple[K, list[Piece]]], encoded: Future[list[Any]], first: list[int]
     ) -> Iterator[tuple[K, TokenSequence]]:
-        for (key, prompt), encoding in zip(batch, encoded.result(), strict=True):
-            yield key, self._mark(prompt, encoding, first)
+        # Numbers of the whole batch in three lists, turned into arrays at once: the records are views.
+        ids: list[int] = []
+        counts: list[int] = []
+        flags: list[bool] = []
+        ends: list[int] = []
+        for (_, prompt), encoding in zip(batch, encoded.result(), strict=True):
+            record_ids, borders = self._tokens(prompt, encoding)
+            ids += first
+            ids += record_ids
+            counts += [len(first), *(end - start for start, end in pairwise(borders))]
+            flags += [False, *(piece.trained for piece in prompt)]
+            ends.append(len(ids))
+        input_ids, trained = np.array(ids, np.int32), np.repeat(flags, counts)
+        start = 0
+        for (key, _), end in zip(batch, ends, strict=True):
+            yield key, TokenSequence(input_ids[start:end], trained[start:end])
+            start = end
 
-    def _mark(self, prompt: list[Piece], encoding: Any, first: list[int]) -> TokenSequence:
-        borders = _token_borders(prompt, encoding)
-        ids = encoding.ids
-        if borders is None:
-            parts = [self._backend.encode(piece.text).ids for piece in prompt]
-            borders = [0, *accumulate(map(len, parts))]
-            ids = [token for part in parts for token in part]
-        trained = np.zeros(len(first) + len(ids), np.bool_)
-        for piece, start, end in zip(prompt, borders, borders[1:], strict=False):
-            trained[len(first) + start : len(first) + end] = piece.trained
-        return TokenSequence(np.array(first + ids, np.int32), trained)
+    def _tokens(self, prompt: list[Piece], encoding: Any) -> tuple[list[int], list[int]]:
+        """The tokens, and the index of the first one of each piece, and the end."""
+        ids: list[int] = encoding.ids
+        borders = [0]
+        position = 0
+        for piece in prompt[:-1]:
+            position += len(piece.text)
+            token = encoding.char_to_token(position)
+            if token is None:
+                token = _next_token(encoding, position)
+            if token < len(ids) and encoding.token_to_chars(token)[0] < position:
+                # A token lies across the border: the model will never see it when it is asked.
+                parts = [self._backend.encode(part.text).ids for part in prompt]
+                return list(chain.from_iterable(parts)), [0, *accumulate(map(len, parts))]
+            borders.append(token)
+        return ids, [*borders, len(ids)]
 
 
-def _token_borders(prompt: list[Piece], encoding: Any) -> list[int] | None:
-    """Index of the first token of each piece, and the end; None where a token lies across a border."""
-    ends = list(accumulate(len(piece.text) for piece in prompt))
-    borders = [0]
-    for start in ends[:-1]:
-        # A character that the tokenizer leaves out belongs to no token: the next one that does counts.
-        tokens = (encoding.char_to_token(at) for at in range(start, ends[-1]))
-        token = next((token for token in tokens if token is not None), len(encoding))
-        if token < len(encoding) and encoding.token_to_chars(token)[0] < start:
-            return None
-        borders.append(token)
-    return [*borders, len(encoding)]
+def _next_token(encoding: Any, position: int) -> int:
+    """The first token behind a character that the tokenizer leaves out."""
+    last = encoding.offsets[-1][1] if encoding.offsets else 0
+    found = (encoding.char_to_token(at) for at in range(position, last))
+    return next((token for token in found if token is not None), len(encoding))
 
 
 def _ids_in_front(backend: Any) -> list[int]:

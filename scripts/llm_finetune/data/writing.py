@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +14,8 @@ from llm_finetune.data.fitting import Fitted
 from llm_finetune.data.packing import one_a_row, pack
 from llm_finetune.data.records import Origin
 from llm_finetune.data.summary import SplitSummary
+
+_ORIGIN = struct.Struct("=qqq")
 
 
 class SplitWriter:
@@ -26,7 +28,7 @@ class SplitWriter:
         self._folder = folder
         self._lengths = array("q")  # of the records as they were read
         self._offsets = array("q", [0])  # of the records as they are written
-        self._counts: Counter[str] = Counter()
+        self._truncated_prompts = self._cut_answers = self._split_records = 0
         (folder / "tokens").mkdir(parents=True)
         with ExitStack() as files:
             self._provenance = files.enter_context((folder / "provenance.bin").open("wb"))
@@ -43,16 +45,14 @@ class SplitWriter:
     def add(self, origin: Origin, fitted: Fitted, length: int) -> None:
         """Write one record, which had `length` tokens before it was fitted."""
         self._lengths.append(length)
-        self._counts["truncated_prompts"] += fitted.prompt_cut
-        self._counts["cut_answers"] += fitted.answer_cut
-        self._counts["split_records"] += len(fitted.sequences) > 1
-        where = np.array(origin, np.int64).tobytes()
+        self._truncated_prompts += fitted.prompt_cut
+        self._cut_answers += fitted.answer_cut
+        self._split_records += len(fitted.sequences) > 1
         for input_ids, trained in fitted.sequences:
-            self._provenance.write(where)
-            self._input_ids.write(input_ids.tobytes())
-            self._trained.write(trained.tobytes())
+            self._provenance.write(_ORIGIN.pack(*origin))
+            self._input_ids.write(input_ids.data)
+            self._trained.write(trained.data)
             self._offsets.append(self._offsets[-1] + len(input_ids))
-            self._counts["trained_tokens"] += int(np.count_nonzero(trained[1:]))
 
     def finish(self, files: Sequence[Sequence[str]], max_length: int, packing: bool) -> SplitSummary:
         """Lay the rows out and write the rest."""
@@ -63,17 +63,18 @@ class SplitWriter:
         offsets.tofile(self._folder / "tokens/offsets.bin")
         rows.tofile(self._folder / "rows.bin")
         row_offsets.tofile(self._folder / "row_offsets.bin")
+        trained = np.memmap(self._folder / "tokens/trained.bin", np.bool_, mode="r")
         read = np.frombuffer(self._lengths, np.int64)
         return SplitSummary(
             files=[list(names) for names in files],
             records=len(read),
             tokens=int(offsets[-1]),
+            trained_tokens=int(np.count_nonzero(trained) - np.count_nonzero(trained[offsets[:-1]])),
+            truncated_prompts=self._truncated_prompts,
+            cut_answers=self._cut_answers,
+            split_records=self._split_records,
             rows=len(row_offsets) - 1,
             positions=(len(row_offsets) - 1) * int(np.add.reduceat(lengths[rows], row_offsets[:-1]).max()),
             longest=int(read.max()),
             length_percentiles={f"p{p}": int(np.percentile(read, p, method="higher")) for p in (50, 90, 99)},
-            **{name: self._counts[name] for name in _COUNTS},
         )
-
-
-_COUNTS = ("trained_tokens", "truncated_prompts", "cut_answers", "split_records")

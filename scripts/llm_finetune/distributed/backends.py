@@ -10,7 +10,7 @@ from llm_finetune.distributed.network import interface_towards
 from llm_finetune.distributed.ranks import Ranks, master
 from llm_finetune.errors import SettingsError
 
-BACKENDS = ("gloo", "ccl")
+INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "ccl": "FI_TCP_IFACE"}
 
 
 def check_backend(backend: str, world_size: int) -> None:
@@ -19,7 +19,7 @@ def check_backend(backend: str, world_size: int) -> None:
     Raises:
         SettingsError: for an unknown backend, and for ccl with several ranks and without its bindings.
     """
-    if backend not in BACKENDS:
+    if backend not in INTERFACE_VARIABLES:
         raise SettingsError(f"distributed.train.ddpBackend: found {backend!r}, expected ccl or gloo.")
     if backend == "ccl" and world_size > 1 and importlib.util.find_spec(ccl.BINDINGS) is None:
         raise SettingsError(
@@ -35,9 +35,10 @@ def prepare(backend: str, ranks: Ranks) -> None:
     Raises:
         GroupError: if no network interface of this machine leads to the master.
     """
-    interface = interface_towards(master()[0])
+    # Left alone, gloo takes the interface that the host's name resolves to, often loopback; ccl's transport
+    # may take one that does not lead to the peers, and hang.
+    variable = INTERFACE_VARIABLES[backend]
+    if variable not in os.environ:
+        os.environ[variable] = interface_towards(master()[0])
     if backend == "ccl":
-        ccl.prepare(ranks, interface)
-    else:
-        # gloo would take the interface that the host's name resolves to: often a loopback address.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        ccl.prepare(ranks)

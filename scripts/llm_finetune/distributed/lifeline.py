@@ -91,8 +91,9 @@ class Lifeline:
         with socket.create_server((host, 0), family=family, backlog=self._ranks.size) as server:
             rendezvous.publish(ADDRESS, f"{host} {server.getsockname()[1]} {token}")
             while len(self._lines) < self._ranks.size - 1:
+                self._alarm.wait(0.0)  # a rank that joined may be gone again
                 try:
-                    server.settimeout(max(0.0, end - time.monotonic()))
+                    server.settimeout(min(1.0, max(0.0, end - time.monotonic())))
                     line, _ = server.accept()
                     line.settimeout(HELLO_SECONDS)
                     said, _, rank = _hear(line).partition(" ")
@@ -180,4 +181,4 @@ def _hear(line: socket.socket) -> str:
         if not part:
             return ""
         heard += part
-    return heard[:-1].decode()
+    return heard[:-1].decode(errors="replace")

@@ -60,9 +60,7 @@ def master(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
         GroupError: where the environment does not say.
     """
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]:
-        raise GroupError(
-            f"environment: {' and '.join(missing)} missing, rank 0's place (torchrun sets them)."
-        )
+        raise GroupError(f"environment: {' and '.join(missing)} missing: rank 0's place, set by torchrun.")
     return environment["MASTER_ADDR"], _number(environment, "MASTER_PORT")
 
 

@@ -1,0 +1,58 @@
+"""A small Llama that knows nothing yet, and a tokenizer made for the demo's texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+BOS, EOS = "<s>", "</s>"
+VOCABULARY = 448
+WIDTH = 128
+
+
+def save_untrained(folder: Path, texts: Iterable[str], seed: int) -> None:
+    """Write model and tokenizer into `folder`, as transformers' `save_pretrained` does."""
+    tokenizer = _tokenizer(texts)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    _model(tokenizer).save_pretrained(folder)
+
+
+def _tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, so few entries that a word of Seleki is told syllable by syllable.
+
+    A space is a token of its own: a syllable is then the same token at a word's start and within a word.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=EOS)
+
+
+def _model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """0.9 million weights. Their spread is that of a layer this narrow, 1 / sqrt(width)."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=3 * WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=512,
+            initializer_range=WIDTH**-0.5,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
