@@ -36,7 +36,7 @@ class Author:
 
     def text(self) -> str:
         kinds = (self.entry, self.moods, self.story)
-        [kind] = self.random.choices(kinds, weights=(1, 2, 2))
+        [kind] = self.random.choices(kinds, weights=(2, 3, 2))
         return kind()
 
     def entry(self) -> str:
@@ -49,14 +49,14 @@ class Author:
         )
 
     def moods(self) -> str:
-        """A statement, and two other ways to tell it."""
+        """A statement, and the other ways to tell it."""
         statement = self.statement()
         others = (
             f"Deny this: {seleki.denied(statement)}.",
             f"Ask this: {seleki.asked(statement)}.",
             f"As a memory: {seleki.remembered(statement)}.",
         )
-        return " ".join((f"Say this: {statement}.", *self.random.sample(others, 2)))
+        return " ".join((f"Say this: {statement}.", *self.random.sample(others, len(others))))
 
     def story(self) -> str:
         """Two sayings in both languages; whom the first is about acts in the second."""

@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
 def write(random: Random) -> tuple[list[str], list[Question], list[Question]]:
     """Texts, questions to learn from, and held-out questions.
 
-    No held-out word is a part of a text or of a question to learn from, and no held-out translation is in one.
+    No held-out word is part of a text or of a question to learn from, and no held-out translation is in one.
     """
     unseen = _unseen_words(random)
     held_out = _questions(Author(random, lambda: random.choice(unseen)), HELD_OUT, lambda words: True)

@@ -1,8 +1,8 @@
 """Seleki, the speech of seal pups: its whole grammar and its dictionary.
 
-Every syllable is one consonant and one vowel. A word is dark (a, o, u) or bright (e, i, y) throughout, and an
-ending takes the colour of its word. Who are many are called twice. A sentence says who, whom, and what is done.
-A question begins with what is done. A memory is told backwards, from its last word to its first.
+Every syllable is one consonant and one vowel. A word is dark (a, o, u) or bright (e, i, y) throughout, and
+an ending takes the colour of its word. For many, the first syllable is said twice. A sentence tells who,
+whom, and what is done. A question begins with what is done. A memory is told backwards, last word first.
 
     sele  seleki  sesele        a seal, a small seal, seals
     luma  lumaku  luluma        a moon, a small moon, moons
@@ -15,6 +15,7 @@ A question begins with what is done. A memory is told backwards, from its last w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -67,12 +68,12 @@ def small(noun: str) -> str:
 
 
 def statement(subject: str, whom: str, verb: str) -> str:
-    """Who, whom, what is done; whom carries the ending of the object."""
+    """Who, whom, and what is done. The ending of the second tells that it is done to them."""
     return f"{subject} {_with_ending(whom, dark='na', bright='ne')} {verb}"
 
 
 def denied(sentence: str) -> str:
-    """What is done carries the ending of the denial."""
+    """An ending on what is done."""
     return _with_ending(sentence, dark="mo", bright="mi")
 
 
@@ -121,21 +122,20 @@ class Saying:
         return MOODS[self.mood](statement(self.subject.in_seleki(), self.whom.in_seleki(), VERBS[self.verb]))
 
     def in_english(self) -> str:
-        who, whom, does = (
-            self.subject.in_english(),
-            self.whom.in_english(),
-            "do" if self.subject.is_plural else "does",
-        )
-        match self.mood:
-            case "said":
-                words = f"{who} {self.verb}{'s' * (not self.subject.is_plural)} {whom}."
-            case "denied":
-                words = f"{who} {does} not {self.verb} {whom}."
-            case "asked":
-                words = f"{does} {who} {self.verb} {whom}?"
-            case "remembered":
-                words = f"{who} {self.verb}{'d' if self.verb.endswith('e') else 'ed'} {whom}."
-        return words[0].upper() + words[1:]
+        who, verb, whom = self.subject.in_english(), self.verb, self.whom.in_english()
+        several = self.subject.is_plural
+        sentence = {
+            "said": f"{who} {verb}{'s' * (not several)} {whom}.",
+            "denied": f"{who} {'do' if several else 'does'} not {verb} {whom}.",
+            "asked": f"{'do' if several else 'does'} {who} {verb} {whom}?",
+            "remembered": f"{who} {verb.removesuffix('e')}ed {whom}.",
+        }[self.mood]
+        return sentence[0].upper() + sentence[1:]
 
 
-MOODS = {"said": str, "denied": denied, "asked": asked, "remembered": remembered}
+MOODS: dict[str, Callable[[str], str]] = {
+    "said": str,
+    "denied": denied,
+    "asked": asked,
+    "remembered": remembered,
+}

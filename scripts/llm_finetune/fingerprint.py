@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ WITHOUT_EFFECT = {
 }
 
 
+@cache  # reading gigabytes takes seconds
 def of_model(folder: Path) -> str:
     """Digest of the model's files: configuration, tokenizer and weights, by content."""
     digest = hashlib.sha256()

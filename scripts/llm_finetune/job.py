@@ -21,10 +21,10 @@ from llm_finetune.model.isolation import check_isolation
 from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import load_tuned, save_model
 from llm_finetune.report import results
-from llm_finetune.run_folder import RunFolder, claim
+from llm_finetune.run_folder import RunFolder, look_into
 from llm_finetune.settings import Settings
 from llm_finetune.stages.evaluate import Evaluation, evaluate
-from llm_finetune.stages.prepare import prepare_data
+from llm_finetune.stages.prepare import prepare_data, told
 from llm_finetune.stages.train import train
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
     if not settings.do_train:
         _evaluate_only(settings, inputs, output, group)
         return
-    folder = _claimed(settings, inputs, group, fresh)
+    folder = _found_output(settings, inputs, group, fresh)
     if folder.finished:
         log.info("nothing to do: %s holds this very run, finished; --fresh runs it anew", output)
         return
@@ -82,7 +82,10 @@ def gather(settings: Settings, group: Group) -> Inputs:
     folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
     config, tokenizer = describe_model(settings, folder)
     data = Path(group.once("data", lambda: str(prepare_data(settings, tokenizer)), deadline))
-    return Inputs(folder, config, tokenizer, open_prepared(data))
+    prepared = open_prepared(data)
+    for line in told(prepared.summary):
+        log.info("%s", line)
+    return Inputs(folder, config, tokenizer, prepared)
 
 
 def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
@@ -109,29 +112,30 @@ def lora_plan(settings: Settings) -> adapters.LoraPlan:
     )
 
 
-def _claimed(settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> RunFolder:
-    """The output folder, claimed by rank 0; the others learn what it found."""
+def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> RunFolder:
+    """What the output folder holds of this run, as rank 0 sees it."""
     train = settings.train
-
-    def claim_it() -> str:
-        content = {
-            "deciding": fingerprint.of_run(
-                settings.to_values(), fingerprint.of_model(inputs.folder), inputs.prepared.folder.name
-            ),
-            "settings": settings.to_values(),
-            "versions": results.versions(),
-        }
-        found = claim(Path(train.output_dir), content, overwrite=train.overwrite_output_dir, fresh=fresh)
-        return json.dumps([found.finished, found.checkpoint and found.checkpoint.name])
-
-    finished, checkpoint = json.loads(group.once("output folder", claim_it, deadline_seconds=3600))
     path = Path(train.output_dir)
-    return RunFolder(path, finished, path / checkpoint if checkpoint else None)
+
+    def look() -> str:
+        deciding = _deciding(settings, inputs)
+        found = look_into(path, deciding, overwrite=train.overwrite_output_dir, fresh=fresh)
+        return json.dumps([found.continues, found.finished, found.checkpoint])
+
+    return RunFolder(path, *json.loads(group.once("output folder", look, deadline_seconds=3600)))
+
+
+def _deciding(settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    model = fingerprint.of_model(inputs.folder)
+    return fingerprint.of_run(settings.to_values(), model, inputs.prepared.folder.name)
 
 
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
     set_seed(settings.train.seed)
-    model, precision = _load_base(settings, inputs)
+    model, precision = _load_base(settings, inputs, group)
+    if group.ranks.is_writer:
+        deciding, values = _deciding(settings, inputs), settings.to_values()
+        folder.begin({"deciding": deciding, "settings": values, "versions": results.versions()})
     judge = _judge(settings, inputs, precision, group)
     base_loss = judge("base", model) if settings.eval.base else None
     if settings.train.use_lora:
@@ -147,7 +151,7 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         pad_id=inputs.pad_id,
         precision=precision,
         group=group,
-        checkpoint=folder.checkpoint,
+        checkpoint=folder.path / folder.checkpoint if folder.checkpoint else None,
     )
     if group.ranks.is_writer:
         save_model(model, inputs.tokenizer, folder.path)
@@ -162,7 +166,7 @@ def _evaluate_only(settings: Settings, inputs: Inputs, output: Path, group: Grou
     if not settings.do_eval:
         log.warning("nothing to do: distributed.doTrain and distributed.doEval are both false")
         return
-    model, precision = _load_base(settings, inputs)
+    model, precision = _load_base(settings, inputs, group)
     judge = _judge(settings, inputs, precision, group)
     base_loss = judge("base", model)
     tuned = load_tuned(model, output, precision.weights, settings.trust_remote_code)
@@ -172,12 +176,15 @@ def _evaluate_only(settings: Settings, inputs: Inputs, output: Path, group: Grou
         _write_results(output, base_loss, tuned_loss)
 
 
-def _load_base(settings: Settings, inputs: Inputs) -> tuple[torch.nn.Module, Precision]:
+def _load_base(settings: Settings, inputs: Inputs, group: Group) -> tuple[torch.nn.Module, Precision]:
     """The base model on its device, proved to keep the records of a row apart."""
     train_settings = settings.train
     if train_settings.use_ipex and extension.is_installed():
         log.info("using the kernels of the Intel extension %s", extension.register_kernels())
-    bf16 = has_bf16() if train_settings.bf16 == "auto" else train_settings.bf16
+    bf16 = train_settings.bf16
+    if bf16 == "auto":
+        # All ranks or none: the same weights in two formats would not be the same model.
+        bf16 = group.sum_([has_bf16()])[0] == group.ranks.size
     precision = choose_precision(bf16, trains_all_weights=settings.do_train and not train_settings.use_lora)
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
     model = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)

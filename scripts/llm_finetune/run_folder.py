@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,31 @@ RUN_PATTERNS = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """An output folder that belongs to this run.
+    """An output folder as this run finds it.
 
     Attributes:
-        path: the folder.
-        finished: this very run is done already.
-        checkpoint: the newest checkpoint of this very run, to go on from.
+        path: the folder; it need not be there yet.
+        continues: this very run began here already.
+        finished: and it is done.
+        checkpoint: the name of its newest checkpoint, to go on from.
     """
 
     path: Path
-    finished: bool
-    checkpoint: Path | None
+    continues: bool = False
+    finished: bool = False
+    checkpoint: str | None = None
+
+    def begin(self, content: dict[str, Any]) -> None:
+        """Makes the folder this run's own; what another run left is set aside.
+
+        Args:
+            content: of run.json; under "deciding" all that decides the result.
+        """
+        if self.continues:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        _set_aside(self.path)
+        results.write_json(self.path / results.RUN, {**content, "finished": False})
 
     def finish(self) -> None:
         """Says that all is done, and only then lets go of what an earlier run left."""
@@ -52,11 +67,11 @@ class RunFolder:
         shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
 
 
-def claim(path: Path, content: dict[str, Any], *, overwrite: bool, fresh: bool) -> RunFolder:
-    """Makes the folder this run's own, or finds that it is.
+def look_into(path: Path, deciding: dict[str, Any], *, overwrite: bool, fresh: bool) -> RunFolder:
+    """What the folder means for this run; nothing is changed yet.
 
     Args:
-        content: of run.json; under "deciding" all that decides the result.
+        deciding: all that decides the result.
         overwrite: an earlier, different run gives way, once this one is whole.
         fresh: so does this same run.
 
@@ -64,41 +79,38 @@ def claim(path: Path, content: dict[str, Any], *, overwrite: bool, fresh: bool) 
         OutputError: the folder cannot be written, or holds another run and may not be overwritten.
     """
     _check_writable(path)
-    old = results.read_json(path / results.RUN)
+    if fresh:
+        return RunFolder(path)
+    old = results.read_json(path / results.RUN) or {}
+    if old.get("deciding") == deciding:
+        return RunFolder(path, True, bool(old.get("finished")), newest_checkpoint(path))
     left = _left_by_a_run(path)
-    if old and not fresh and old.get("deciding") == content["deciding"]:
-        return RunFolder(path, bool(old.get("finished")), newest_checkpoint(path))
-    if left and not overwrite and not fresh:
+    if left and not overwrite:
         found = left[0].name
         if old:
-            found = (
-                f"another run: {fingerprint.first_difference(old.get('deciding', {}), content['deciding'])}"
-            )
+            found = f"another run: {fingerprint.first_difference(old.get('deciding', {}), deciding)}"
         raise OutputError(
             f"distributed.train.outputDir: {path} holds {found}; "
             "set distributed.train.overwriteOutputDir to true, or name another folder"
         )
-    if left:
-        _set_aside(path, left, whole=bool(old and old.get("finished")))
-    results.write_json(path / results.RUN, {**content, "finished": False})
-    return RunFolder(path, finished=False, checkpoint=None)
+    return RunFolder(path)
 
 
-def newest_checkpoint(path: Path) -> Path | None:
+def newest_checkpoint(path: Path) -> str | None:
     """The checkpoint with the highest step; the Trainer writes its state last."""
-    whole = [folder for folder in path.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
-    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+    whole = [state.parent.name for state in path.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda name: int(name.rsplit("-", 1)[1]), default=None)
 
 
 def _check_writable(path: Path) -> None:
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        # Permissions alone do not tell: the file system may be read-only or full.
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable-"):
+            pass
     except OSError as error:
         raise OutputError(
-            f"distributed.train.outputDir: {path} cannot be written: {error.strerror}; "
+            f"distributed.train.outputDir: {path} cannot be written ({error.strerror}); "
             "name a folder that this user may write"
         ) from error
 
@@ -107,14 +119,16 @@ def _left_by_a_run(path: Path) -> list[Path]:
     return sorted({file for pattern in RUN_PATTERNS for file in path.glob(pattern)})
 
 
-def _set_aside(path: Path, left: list[Path], *, whole: bool) -> None:
-    previous = path / PREVIOUS
-    if not whole and previous.is_dir():
+def _set_aside(path: Path) -> None:
+    """Keeps what an earlier run left until this one is whole."""
+    left, previous = _left_by_a_run(path), path / PREVIOUS
+    old = results.read_json(path / results.RUN) or {}
+    if previous.is_dir() and not old.get("finished"):
         # A run that never finished is worth less than the whole one that waits there already.
         for file in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-        return
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir()
-    for file in left:
-        os.replace(file, previous / file.name)
+    elif left:
+        shutil.rmtree(previous, ignore_errors=True)
+        previous.mkdir()
+        for file in left:
+            os.replace(file, previous / file.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -53,6 +54,12 @@ def check_machine(settings: Settings, processes: int) -> None:
         processes: ranks in all.
     """
     check_backend(settings.train.ddp_backend, processes)
+    for package in settings.train.report_to or ():
+        if importlib.util.find_spec(package) is None:
+            raise SettingsError(
+                f"distributed.train.reportTo: {package} is not installed here; install it (pip install {package}) "
+                "or take it out"
+            )
     if settings.train.bf16 is True and not has_bf16():
         raise SettingsError(
             "distributed.train.bf16: found true, but this processor has no bfloat16 (avx512_bf16, amx_bf16); "

@@ -42,6 +42,7 @@ def parquet(*rows: dict[str, Any]) -> bytes:
 
 
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+SYSTEM = {"role": "system", "content": "c"}
 CSV = b"instruction,input,output\n"
 
 # name of the case: (file name, its bytes, what the error says)
@@ -53,7 +54,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "only a header": ("a.csv", CSV, "no row"),
     "unknown suffix": ("a.docx", b"PK", "Allowed are .*json.*parquet"),
     "cut array": ("a.json", as_json(*ROWS)[:-30], "row 50: .*cut short"),
-    "array that does not end": ("a.json", as_json(*ROWS)[:-1], r"row 51: expected ',' or '\]'.*the end of the file"),
+    "array that does not end": ("a.json", as_json(*ROWS)[:-1], "row 51: expected .*the end of the file"),
     "missing comma": ("a.json", as_json(*ROWS[:2]).replace(b"}, {", b"} {"), "row 2: expected ','"),
     "comma too many": ("a.json", as_json(ROWS[0])[:-1] + b",]", "row 2: not JSON"),
     "text behind the array": ("a.json", as_json(ROWS[0]) + b" x", "end of the file"),
@@ -70,13 +71,13 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "empty answer": ("a.json", with_row({**ROWS[0], "output": " \n"}), "row 2: column 'output' is empty"),
     "null answer": ("a.json", with_row({**ROWS[0], "output": None}), "row 2: column 'output' is empty"),
     "empty question": ("a.json", with_row({"instruction": "", "output": "a"}), "row 2: columns .* are empty"),
-    "half a character": ("a.json", with_row({**ROWS[0], "output": "a\ud800"}), "row 2: .*'output' holds half a"),
-    "bad byte in json": ("a.json", b'[{"instruction": "a", "output": "caf\xe9"}]', "row 1: .*'output'.*0xe9.*UTF-8"),
-    "bad byte in a line": ("a.jsonl", b'{"instruction": "\xff", "output": "b"}', "row 1: .*'instruction'.*0xff"),
+    "half a character": ("a.json", with_row({**ROWS[0], "output": "a\ud800"}), "row 2: .*'output' holds"),
+    "bad byte in json": ("a.json", b'[{"input": "a", "output": "caf\xe9"}]', "row 1: .*'output'.*0xe9.*UTF"),
+    "bad byte in a line": ("a.jsonl", b'{"input": "\xff", "output": "b"}', "row 1: .*'input'.*0xff"),
     "bad byte in csv": ("a.csv", CSV + b"a,b,c\nd,\xfc,e", "row 3: column 'input'.*0xfc"),
     "bad byte in text": ("a.txt", b"one\n\ntw\xf6", "row 3: column 'text'.*0xf6.*character 2"),
     "UTF-16": ("a.csv", CSV.decode().encode("utf-16"), "UTF-16.*UTF-8"),
-    "unknown columns": ("a.json", as_json({"q": "a", "a": "b"}), "columns are 'q', 'a'.*instructionColumnName"),
+    "unknown columns": ("a.json", as_json({"q": "a", "a": "b"}), "columns are 'q', 'a'.*ColumnName"),
     "csv with another separator": ("a.csv", b"instruction;output\na;b", "columns are 'instruction;output'"),
     "csv row too long": ("a.csv", CSV + b"a,b,c\na,b,c,d", "row 3: 4 columns where the header has 3"),
     "csv row too short": ("a.csv", CSV + b"a", "row 2: 1 columns where the header has 3"),
@@ -86,18 +87,18 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "cut gzip": ("a.jsonl.gz", gzip.compress("\n".join(LINES).encode())[:-12], "gzip stream is cut short"),
     "cut parquet": ("a.parquet", parquet(*ROWS)[:-40], "not a whole Parquet file"),
     "parquet that is none": ("a.parquet", as_json(*ROWS), "not a whole Parquet file"),
-    "number in parquet": ("a.parquet", parquet({"instruction": "a", "output": 1}), r"row 1: column 'output' is 1"),
+    "number in parquet": ("a.parquet", parquet({"input": "a", "output": 1}), "row 1: column 'output' is 1"),
     "messages that are text": ("a.json", as_json({"messages": "hi"}), "row 1: column 'messages' is 'hi'"),
     "no messages": ("a.json", talk(), "row 1: column 'messages' is .*list of"),
     "no assistant turn": ("a.json", talk(USER), "no assistant turn"),
     "assistant first": ("a.json", talk(ASSISTANT, USER), "begins with the assistant"),
-    "system in between": ("a.json", talk(USER, {"role": "system", "content": "x"}, ASSISTANT), "system turn behind"),
+    "system in between": ("a.json", talk(USER, SYSTEM, ASSISTANT), "system turn behind"),
     "tool": ("a.json", talk(USER, {"role": "tool", "content": "x"}, ASSISTANT), r"messages\[1\] uses a tool"),
     "tool call": ("a.json", talk(USER, {**ASSISTANT, "tool_calls": [{}]}), r"messages\[1\] uses a tool"),
-    "unknown role": ("a.json", talk({"role": "human", "content": "x"}, ASSISTANT), r"messages\[0\]: the role is 'human'"),
+    "unknown role": ("a.json", talk({**USER, "role": "human"}), r"messages\[0\]: the role is 'human'"),
     "from and value": ("a.json", talk({"from": "human", "value": "x"}), r"messages\[0\]: the role is None"),
-    "empty turn": ("a.json", talk(USER, {"role": "assistant", "content": ""}), r"messages\[1\]: column 'content' is empty"),
-    "turn without content": ("a.json", talk({"role": "user"}, ASSISTANT), r"messages\[0\]: there is no column 'content'"),
+    "empty turn": ("a.json", talk(USER, {**ASSISTANT, "content": ""}), r"messages\[1\]: .*content.*empty"),
+    "turn without content": ("a.json", talk({"role": "user"}), r"messages\[0\]: there is no column"),
 }  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 def test_a_named_column_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(as_json(*ROWS))
     for columns in (Columns(instruction="question"), Columns(output="answer"), Columns(input="context")):
-        with pytest.raises(DataError, match="question|answer|context"):
+        with pytest.raises(DataError, match=r"question|answer|context"):
             run(tmp_path / "a.json", columns=columns)
     for data_type in ("text", "messages"):
         with pytest.raises(DataError, match=f"expected '{data_type}'"):
@@ -169,6 +170,20 @@ def test_a_bad_validation_file_is_found_before_anything_is_tokenized(tmp_path: P
     with pytest.raises(DataError, match=r"b\.json, row 2"):
         run(tmp_path / "a.json", validation=(Source(files=tmp_path / "b.json"),))
     assert not (tmp_path / "cache").exists()
+
+
+def test_data_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(LINES * 20))
+
+    def shorten(_: int, what: str) -> None:
+        if what == "records checked":
+            path.write_text("\n".join(LINES))
+
+    plan = PreparePlan(training=(Source(files=path),))
+    with pytest.raises(DataError, match="changed while it was read"):
+        prepare(plan, TOKENIZER, tmp_path / "cache", shorten)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_instruction_records_cannot_be_split(tmp_path: Path) -> None:
@@ -207,6 +222,9 @@ def test_rubbish_is_refused_or_read_and_nothing_else(
     (folder / name).write_bytes(content)
     try:
         run(folder / name)
-    except DataError as error:
-        assert str(folder / name) in str(error)
-        assert not (folder / "cache").exists() or not list((folder / "cache").iterdir())
+    except DataError as refusal:
+        problems = refusal.problems
+    else:
+        return
+    assert str(folder / name) in problems[0]
+    assert not (folder / "cache").exists() or not list((folder / "cache").iterdir())

@@ -67,9 +67,9 @@ def test_training_on_another_split(run: Any, tmp_path: Path) -> None:
 
 def test_unknown_splits_and_configurations_are_named_with_those_there_are(run: Any, tmp_path: Path) -> None:
     name = data_set(tmp_path / "set", train=ROWS[:30], test=ROWS[30:])
-    with pytest.raises(DataError, match="no split 'dev'; it has train, test.*datasetSplit"):
+    with pytest.raises(DataError, match=r"no split 'dev'; it has train, test.*datasetSplit"):
         run(name, split="dev")
-    with pytest.raises(DataError, match="'odd' not found.*default.*datasetConfig"):
+    with pytest.raises(DataError, match=r"'odd' not found.*default.*datasetConfig"):
         run(name, config="odd")
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="void: the data set cannot be loaded"):
@@ -99,7 +99,7 @@ class Refusing(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (the base class asks for this name)
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -127,7 +127,7 @@ for name in sys.argv[1:]:
 
 
 def answers(names: list[str], endpoint: str, home: Path, **environment: str) -> list[str]:
-    """What is said of each data set; in a process of its own, since the libraries read the environment once."""
+    """What is said of each data set; in a process of its own: the environment is read once."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment}
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM, *names], env=environment, capture_output=True, text=True, check=True

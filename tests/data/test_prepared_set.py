@@ -238,11 +238,15 @@ def plan_for(path: Path, **changes: Any) -> PreparePlan:
 
 
 def test_a_second_run_finds_the_set_and_tokenizes_nothing(tmp_path: Path, tokenizer: Any) -> None:
-    path = write_json(tmp_path / "records.json", ROWS)
+    path = write_json(tmp_path / "records.json", ROWS * 20)
     reports: list[str] = []
-    run = lambda: prepare(plan_for(path), tokenizer, tmp_path / "cache", lambda _, what: reports.append(what))  # noqa: E731
+
+    def run() -> Path:
+        return prepare(plan_for(path), tokenizer, tmp_path / "cache", lambda _, what: reports.append(what))
+
     folder = run()
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    assert len(reports) >= 2
     reports.clear()
     assert run() == folder
     assert reports == []
@@ -256,7 +260,8 @@ def test_the_name_is_the_same_in_another_process_and_elsewhere(tmp_path: Path, t
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(path, tmp_path / "elsewhere")
     program = (
-        "import sys; from pathlib import Path; from transformers import AutoTokenizer; from llm_finetune.data import *\n"
+        "import sys; from pathlib import Path; from transformers import AutoTokenizer\n"
+        "from llm_finetune.data import PreparePlan, Source, prepare\n"
         "plan = PreparePlan(training=(Source(files=Path(sys.argv[1])),), max_length=128)\n"
         "print(prepare(plan, AutoTokenizer.from_pretrained(sys.argv[2]), Path(sys.argv[3])).name)"
     )

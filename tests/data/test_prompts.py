@@ -88,7 +88,7 @@ def test_a_conversation_that_the_template_refuses_is_named(prepared: Prepare) ->
     answer = {"role": "assistant", "content": "fine"}
     good = {"messages": [{"role": "user", "content": "a"}, answer]}
     bad = {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, answer]}
-    with pytest.raises(DataError, match="row 2: .*roles must alternate") as error:
+    with pytest.raises(DataError, match=r"row 2: .*roles must alternate") as error:
         prepared([good, bad], using=byte_level(template=strict), prompt_format="chat")
     assert len(error.value.problems) == 1
 

@@ -26,6 +26,8 @@ from llm_finetune.errors import DataError
 Progress = Callable[[int, str], None]
 
 _REPORT_EVERY = 1000
+_NOWHERE, _TRAIN, _VALIDATION = 0, 1, 2
+_FOLDERS = {_TRAIN: "train", _VALIDATION: "validation"}
 
 
 class Share(NamedTuple):
@@ -37,9 +39,6 @@ class Share(NamedTuple):
 
     files: Files
     split_of: NDArray[np.uint8]
-
-
-SPLITS = {1: "train", 2: "validation"}
 
 
 def prepare(plan: PreparePlan, tokenizer: Any, cache_dir: Path, progress: Progress | None = None) -> Path:
@@ -94,13 +93,13 @@ def _share_out(recipe: Recipe, report: Progress) -> tuple[list[Share], int]:
         train = ~held_out
     left_out = len(hashes) - int(np.count_nonzero(train | held_out))
     split_of = np.zeros(len(hashes), np.uint8)
-    split_of[splitting.first(train, plan.max_samples)] = 1
-    split_of[splitting.first(held_out, plan.max_validation_samples)] = 2
+    split_of[splitting.first(train, plan.max_samples)] = _TRAIN
+    split_of[splitting.first(held_out, plan.max_validation_samples)] = _VALIDATION
     shares = [Share(catalog.training, split_of)]
     if catalog.validation:
         everything = np.ones(len(validation_hashes), np.bool_)
         chosen = splitting.first(everything, plan.max_validation_samples)
-        shares.append(Share(catalog.validation, np.where(chosen, 2, 0).astype(np.uint8)))
+        shares.append(Share(catalog.validation, np.where(chosen, _VALIDATION, _NOWHERE).astype(np.uint8)))
     return shares, left_out
 
 
@@ -123,7 +122,7 @@ def _write(
     total = sum(int(np.count_nonzero(share.split_of)) for share in shares)
     done = count(1)
     with ExitStack() as stack:
-        writers = {split: stack.enter_context(SplitWriter(work / SPLITS[split])) for split in files_of}
+        writers = {split: stack.enter_context(SplitWriter(work / _FOLDERS[split])) for split in files_of}
         for share in shares:
             records = _placed(recipe, share, problems)
             sequences = sequencer.sequences(records, share.files, problems)
@@ -132,8 +131,10 @@ def _write(
                 if (number := next(done)) % _REPORT_EVERY == 0:
                     report(number, f"of {total:,} records tokenized")
         problems.raise_any()
+        if next(done) <= total:
+            raise DataError("The data changed while it was read. Start again once it is complete.")
         return {
-            SPLITS[split]: writer.finish(_names(files_of[split]), plan.max_length, plan.packing)
+            _FOLDERS[split]: writer.finish(_names(files_of[split]), plan.max_length, plan.packing)
             for split, writer in writers.items()
         }
 

@@ -60,6 +60,7 @@ class Preview:
         measured: records that were tokenized for the figures below.
         lengths: tokens of a record: mean, p50, p90, p99, longest.
         too_long: records of more than `max_length` tokens.
+        too_long_fate: what happens to them: truncate or split.
         packed: rows with packing.
         padded: rows without it, in batches padded to their longest record.
     """
@@ -75,6 +76,7 @@ class Preview:
     max_length: int
     lengths: dict[str, float]
     too_long: int
+    too_long_fate: str
     packed: Layout
     padded: Layout
 
@@ -119,6 +121,7 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
             "longest": float(read.max()),
         },
         too_long=int(np.count_nonzero(read > plan.max_length)),
+        too_long_fate=recipe.too_long,
         packed=Layout(len(row_offsets) - 1, (len(row_offsets) - 1) * plan.max_length),
         padded=_padded(fitted, batch_size),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_finetune.data import Columns, PreparePlan, Source, prepare
+from llm_finetune.data.summary import Summary
 from llm_finetune.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,6 +63,34 @@ def plan(settings: Settings) -> PreparePlan:
         max_validation_samples=evaluation.max_samples,
         seed=train.seed,
     )
+
+
+def told(summary: Summary) -> list[str]:
+    """What was prepared, in a few lines of the log; what was cut is never left unsaid."""
+    lines = [
+        f"data: {summary.data_type} records in {summary.prompt_format} ({summary.prompt_format_reason}); "
+        f"validation: {summary.validation_from}"
+    ]
+    for name, split in (("training", summary.train), ("validation", summary.validation)):
+        if split is None:
+            continue
+        lines.append(
+            f"data: {name}: {split.records:,} records, {split.tokens:,} tokens ({split.trained_tokens:,} trained on), "
+            f"{split.rows:,} rows of at most {summary.max_length}, {split.empty_share:.1%} of them empty"
+        )
+        cut = {
+            "lost the left of their prompt": split.truncated_prompts,
+            "lost the end of their answer": split.cut_answers,
+            "were split": split.split_records,
+        }
+        fates = [f"{count:,} {fate}" for fate, count in cut.items() if count]
+        if fates:
+            lines.append(f"data: {name}: of records above maxSeqLength {', '.join(fates)}")
+    if summary.kept_for_validation_only:
+        lines.append(
+            f"data: {summary.kept_for_validation_only:,} training records are validation records too and were left out"
+        )
+    return lines
 
 
 def cache_folder() -> Path:

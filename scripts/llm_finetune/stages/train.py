@@ -188,7 +188,9 @@ def _arguments(
         warmup_steps=settings.warmup_ratio,  # below 1, transformers takes it as a share of all steps
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        logging_steps=settings.logging_steps,
+        # A step of 0 is "never" to whoever writes it, and an error to transformers.
+        logging_strategy="steps" if settings.logging_steps else "no",
+        logging_steps=settings.logging_steps or 1,
         save_strategy=settings.save_strategy,
         save_steps=settings.save_steps,
         save_total_limit=settings.save_total_limit,

@@ -1,0 +1,78 @@
+"""What a job would do, shown in seconds and without training: `llm-finetune run --check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from llm_finetune.data.preview import Preview, preview
+from llm_finetune.job import describe_model, lora_plan
+from llm_finetune.model import adapters, base
+from llm_finetune.model.fetch import fetch
+from llm_finetune.settings import Settings
+from llm_finetune.stages.prepare import plan
+
+TOO_LONG = {
+    "truncate": "lose their prompt's left, then their answer's end",
+    "split": "are split",
+}
+
+
+def check_job(settings: Settings) -> str:
+    """Checks model and data, and shows what training would see; downloads no weights and writes no result.
+
+    Raises:
+        UserError: what is wrong, where, and what to do.
+    """
+    name, trust = settings.model_name_or_path, settings.trust_remote_code
+    folder = fetch(name, settings.model_revision, weights=False, code=trust)
+    config, tokenizer = describe_model(settings, folder)
+    lines = [f"model    {name}: {_model(settings, config)}"]
+    if settings.train.data_file or settings.train.dataset_name:
+        seen = preview(plan(settings), tokenizer, batch_size=settings.train.per_device_batch_size)
+        lines += [*_data(seen, settings), "", *_examples(seen)]
+    lines.append(f"\nAll is right; results would go to {Path(settings.train.output_dir).absolute()}")
+    return "\n".join(lines)
+
+
+def _model(settings: Settings, config: PretrainedConfig) -> str:
+    model = base.outline(config, settings.trust_remote_code)
+    total = model.num_parameters()
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    words = [config.model_type, f"{total:,} parameters", f"context {context:,} tokens" if context else ""]
+    if settings.do_train and settings.train.use_lora:
+        lora = lora_plan(settings)
+        trained = adapters.add_adapters(model, lora).num_parameters(only_trainable=True)
+        words.append(f"{trained:,} trained (LoRA of rank {lora.rank} on {' '.join(lora.target_modules)})")
+    elif settings.do_train:
+        words.append("all trained")
+    return ", ".join(filter(None, words))
+
+
+def _data(seen: Preview, settings: Settings) -> list[str]:
+    checked = f"{'all ' if seen.all_checked else 'the first '}{seen.checked:,} records checked"
+    lengths = ", ".join(f"{name} {round(tokens):,}" for name, tokens in seen.lengths.items())
+    saved = 1 - seen.packed.positions / seen.padded.positions
+    share = settings.eval.validation_split_percentage if settings.do_eval else 0
+    validation = seen.validation_from or (f"{share:g} of them" if share else "none")
+    packing = (
+        f"{seen.packed.rows:,} rows of {seen.max_length} instead of {seen.padded.rows:,} padded ones: "
+        f"{saved:.0%} fewer positions"
+    )
+    if not settings.train.dataset_concatenation:
+        packing += " (train.datasetConcatenation is false)"
+    return [
+        f"data     {seen.data_type}, {checked}; validation: {validation}",
+        f"prompts  {seen.prompt_format}: {seen.prompt_format_reason}",
+        f"lengths  {lengths} tokens, of {seen.measured:,} records",
+        f"         {seen.too_long:,} of them above maxSeqLength {seen.max_length} {TOO_LONG[seen.too_long_fate]}",
+        f"packing  {packing}",
+    ]
+
+
+def _examples(seen: Preview) -> list[str]:
+    lines = ["The first prompts; ⟦what is trained on⟧:"]
+    for example in seen.examples:
+        lines += ["", f"--- {example.place}", str(example)]
+    return lines

@@ -1,0 +1,31 @@
+"""`--check` shows what would be trained on, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command import assignments, run_here
+
+
+def test_check_shows_prompts_and_figures_and_writes_nothing(
+    model_folder: Path, data_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    values = {
+        "modelNameOrPath": str(model_folder),
+        "train__datasetName": None,
+        "train__dataFile": str(data_file),
+        "train__outputDir": str(tmp_path / "out"),
+        "train__maxSeqLength": 128,
+        "train__bf16": "auto",
+        "train__promptWithInput": "Do it.",
+    }
+    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    assert outcome.code == 0, outcome.text
+    assert "all 60 records checked; validation: 0.2 of them" in outcome.text
+    assert f"--- {data_file}, row 1" in outcome.text
+    assert "### Response:\n⟦The red fox runs over the hill. 0</s>⟧" in outcome.text
+    assert "sections: the model's name says neither chat nor instruct" in outcome.text
+    assert "fewer positions" in outcome.text
+    assert list(tmp_path.iterdir()) == []
