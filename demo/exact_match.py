@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from author import Question
+from prompt import prompt
 
 PASS_MARK = 0.5
 LONGEST_ANSWER = 32
-VALUES = yaml.safe_load((Path(__file__).parent / "finetune_values.yaml").read_text(encoding="utf-8"))
-PROMPT = (
-    VALUES["distributed"]["train"]["promptWithInput"]
-    + "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
 
 
 def main(folder: Path) -> int:
@@ -53,7 +48,7 @@ def main(folder: Path) -> int:
 @torch.inference_mode()
 def answers(model: Any, tokenizer: Any, questions: list[Question]) -> list[str]:
     """Greedily decoded, all in one batch."""
-    prompts = [PROMPT.format(**question._asdict()) for question in questions]
+    prompts = [prompt(question) for question in questions]
     batch = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
     output = model.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
     decoded: list[str] = tokenizer.batch_decode(

@@ -17,6 +17,7 @@ from random import Random
 from typing import TypeVar
 
 from author import TASKS, TRANSLATE, Author, Question
+from prompt import prompt
 from seleki import NOUNS, VERBS, denied, invented_word, plural, small, statement
 
 Written = TypeVar("Written", bound=Hashable)
@@ -38,7 +39,7 @@ def main(folder: Path) -> None:
     _save_lines(folder / "text.jsonl", ({"text": text} for text in texts))
     _save_lines(folder / "train.jsonl", (question._asdict() for question in train))
     _save_lines(folder / "heldout.jsonl", (question._asdict() for question in held_out))
-    save_untrained(folder / "untrained", [*texts, *(" ".join(question) for question in train)], SEED)
+    save_untrained(folder / "untrained", [*texts, *(prompt(question) for question in train)], SEED)
     print(f"{folder}: {len(texts)} texts, {len(train)} questions to learn from, {len(held_out)} held out")
 
 

@@ -6,12 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from seleki import BRIGHT, CONSONANTS, DARK
 
 BOS, EOS = "<s>", "</s>"
 VOCABULARY = 448
 WIDTH = 128
+SYLLABLE = f"[{CONSONANTS}][{DARK}{BRIGHT}]"
+# From here to the end of the word there are only syllables, and no consonant before.
+SYLLABLE_OF_SELEKI = f"(?<![{CONSONANTS}]){SYLLABLE}(?=({SYLLABLE})*\\b)"
 
 
 def save_untrained(folder: Path, texts: Iterable[str], seed: int) -> None:
@@ -23,13 +28,18 @@ def save_untrained(folder: Path, texts: Iterable[str], seed: int) -> None:
 
 
 def _tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, so few entries that a word of Seleki is told syllable by syllable.
+    """Byte-level BPE that tells Seleki syllable by syllable.
 
-    A space is a token of its own: a syllable is then the same token at a word's start and within a word.
+    A syllable is the same token wherever it stands (a space is a token of its own): to see that a word occurs
+    again, in whatever form, is then to see that tokens occur again.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(" ", "isolated"),
+            pre_tokenizers.Split(Regex(SYLLABLE_OF_SELEKI), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

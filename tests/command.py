@@ -1,4 +1,4 @@
-"""The command as tests call it: in this process for one rank, since imports cost seconds, else in new ones."""
+"""The command as tests call it: in this process, since imports cost seconds, or in one of its own."""
 
 from __future__ import annotations
 

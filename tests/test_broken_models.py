@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from command import assignments, run_here
 from safetensors.torch import load_file, save_file
+
+from command import assignments, run_here
 
 
 def edit_json(file: Path, **changes: Any) -> None:
@@ -55,16 +56,16 @@ BROKEN: list[tuple[str, Break, dict[str, Any], str]] = [
     ("config is no JSON", lambda f: (f / "config.json").write_text("{"), {}, "config.json"),
     ("an adapter for a base", adapter_only, {}, "an adapter is not a base model: name its base"),
     ("unknown type", lambda f: edit_json(f / "config.json", model_type="nonsense"), {}, "nonsense"),
-    ("no language model", lambda f: edit_json(f / "config.json", model_type="vit"), {}, "not a causal language"),
+    ("no language model", lambda f: edit_json(f / "config.json", model_type="vit"), {}, "not a causal"),
     ("code of its own", own_code, {}, "distributed.trustRemoteCode"),
     ("no weights", lambda f: (f / "model.safetensors").unlink(), {}, "no weights; expected *.safetensors"),
     ("pickled weights", pickled, {}, "only pickled weights"),
     ("half the weights", lambda f: cut_in_half(f / "model.safetensors"), {}, "the weights cannot be read"),
     ("a weight is missing", without_weight, {}, "model.layers.1.mlp.up_proj.weight"),
-    ("other shapes", lambda f: edit_json(f / "config.json", intermediate_size=64), {}, "cannot be read"),
+    ("other shapes", lambda f: edit_json(f / "config.json", intermediate_size=64), {}, "different models"),
     ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), {}, "tokenizer"),
     ("half a tokenizer", lambda f: cut_in_half(f / "tokenizer.json"), {}, "tokenizer"),
-    ("no end", lambda f: edit_json(f / "tokenizer_config.json", eos_token=None), {}, "no end-of-sequence token"),
+    ("no end", lambda f: edit_json(f / "tokenizer_config.json", eos_token=None), {}, "no end-of-sequence"),
     ("small embedding", lambda f: edit_json(f / "config.json", vocab_size=64), {}, "do not belong together"),
     ("context", lambda f: None, {"train__maxSeqLength": 129}, "above the model's context of 128 tokens"),
     ("targets", lambda f: None, {"train__loraTargetModules": "q_proj vproj"}, "did you mean v_proj"),
@@ -76,7 +77,9 @@ BROKEN: list[tuple[str, Break, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "changes", "said"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+@pytest.mark.parametrize(
+    ("spoil", "changes", "said"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN]
+)
 def test_one_clear_error_and_nothing_written(
     spoil: Break,
     changes: dict[str, Any],
@@ -112,12 +115,20 @@ def test_one_clear_error_and_nothing_written(
 
 
 def test_bf16_that_the_processor_lacks_is_refused_unless_auto(
-    model_folder: Path, data_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from llm_finetune import start
 
     monkeypatch.setattr(start, "has_bf16", lambda: False)
-    values = {"modelNameOrPath": str(model_folder), "train__datasetName": None, "train__dataFile": str(data_file)}
+    values = {
+        "modelNameOrPath": str(model_folder),
+        "train__datasetName": None,
+        "train__dataFile": str(data_file),
+    }
     outcome = run_here(capfd, monkeypatch, *assignments(**values, train__bf16=True))
     assert outcome.code == 2
     assert "write auto or false" in outcome.text

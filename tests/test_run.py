@@ -17,9 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import write_records
-
 from command import SCRIPTS, Outcome, assignments, run_apart, run_here
+from tiny import write_records
 
 Run = Callable[..., Outcome]
 
@@ -295,16 +294,9 @@ def test_tensorboard_files_hold_the_curve(
 
 
 def test_torchrun_starts_the_same_ranks(options: Callable[..., list[str]], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            str(SCRIPTS / "finetune.py"),
-            "run",
-        ]
-        + options(train__maxSteps=2),
+        [*torchrun, str(SCRIPTS / "finetune.py"), "run", *options(train__maxSteps=2)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -66,7 +66,7 @@ def _data(seen: Preview, settings: Settings) -> list[str]:
         f"data     {seen.data_type}, {checked}; validation: {validation}",
         f"prompts  {seen.prompt_format}: {seen.prompt_format_reason}",
         f"lengths  {lengths} tokens, of {seen.measured:,} records",
-        f"         {seen.too_long:,} of them above maxSeqLength {seen.max_length} {TOO_LONG[seen.too_long_fate]}",
+        f"         {seen.too_long:,} above maxSeqLength {seen.max_length} {TOO_LONG[seen.too_long_fate]}",
         f"packing  {packing}",
     ]
 

@@ -57,8 +57,8 @@ def check_machine(settings: Settings, processes: int) -> None:
     for package in settings.train.report_to or ():
         if importlib.util.find_spec(package) is None:
             raise SettingsError(
-                f"distributed.train.reportTo: {package} is not installed here; install it (pip install {package}) "
-                "or take it out"
+                f"distributed.train.reportTo: {package} is not installed here; "
+                f"run `pip install {package}`, or take it out"
             )
     if settings.train.bf16 is True and not has_bf16():
         raise SettingsError(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import ARCHITECTURES, VOCABULARY, tiny_model
 from llm_finetune.errors import ModelError
 from llm_finetune.model.isolation import check_isolation
+from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

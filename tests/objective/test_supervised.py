@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import ARCHITECTURES, VOCABULARY, tiny_model
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
+from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 
 
 def record(length: int, labelled_from: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,9 +85,15 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, in our words
         )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{folder}: the weights cannot be read: {_first_line(error)}") from error
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{folder}: {name} has shape {tuple(found)} in its files and {tuple(expected)} by config.json: "
+            "they belong to different models"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers would fill these with random numbers and train on.

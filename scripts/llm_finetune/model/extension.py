@@ -16,7 +16,7 @@ def is_installed() -> bool:
 def register_kernels() -> str:
     """Puts the extension's CPU kernels in the place of torch's own; returns its version.
 
-    Importing it does that. Its `optimize`, which rewrites the model's layers, is left alone: on a LoRA step it
-    measured slower than what it replaces.
+    Importing it does that. Its `optimize`, which rewrites the model's layers, is left alone: on a LoRA step
+    it measured slower than what it replaces.
     """
     return str(importlib.import_module(NAME).__version__)

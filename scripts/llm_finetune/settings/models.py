@@ -43,6 +43,9 @@ class TrainSettings(Section):
     dataset_config: str | None = key(
         text(), None, "Configuration of the Hub data set, where it has several.", none="its default"
     )
+    dataset_revision: str | None = key(
+        text(), None, "Branch, tag or commit of the Hub data set.", none="the main branch"
+    )
     dataset_split: str = key(text(), "train", "Split of the Hub data set to train on.")
     data_file: str | None = key(
         text(),

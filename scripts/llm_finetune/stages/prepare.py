@@ -36,7 +36,12 @@ def plan(settings: Settings) -> PreparePlan:
     if train.data_file:
         source = Source(files=Path(train.data_file))
     else:
-        source = Source(dataset=train.dataset_name, config=train.dataset_config, split=train.dataset_split)
+        source = Source(
+            dataset=train.dataset_name,
+            config=train.dataset_config,
+            split=train.dataset_split,
+            revision=train.dataset_revision,
+        )
     names = {
         "instruction": train.instruction_column_name,
         "input": train.input_column_name,
@@ -75,8 +80,8 @@ def told(summary: Summary) -> list[str]:
         if split is None:
             continue
         lines.append(
-            f"data: {name}: {split.records:,} records, {split.tokens:,} tokens ({split.trained_tokens:,} trained on), "
-            f"{split.rows:,} rows of at most {summary.max_length}, {split.empty_share:.1%} of them empty"
+            f"data: {name}: {split.records:,} records, {split.tokens:,} tokens, {split.trained_tokens:,} "
+            f"trained on, {split.rows:,} rows of at most {summary.max_length}, {split.empty_share:.1%} empty"
         )
         cut = {
             "lost the left of their prompt": split.truncated_prompts,
@@ -87,9 +92,8 @@ def told(summary: Summary) -> list[str]:
         if fates:
             lines.append(f"data: {name}: of records above maxSeqLength {', '.join(fates)}")
     if summary.kept_for_validation_only:
-        lines.append(
-            f"data: {summary.kept_for_validation_only:,} training records are validation records too and were left out"
-        )
+        count = f"{summary.kept_for_validation_only:,}"
+        lines.append(f"data: {count} training records are validation records too and were left out")
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_finetune.data import Prepared, Split
@@ -128,9 +128,10 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.tokens_seen += int(inputs["tokens"])
         log_probs = label_log_probs(model, inputs["input_ids"], inputs["position_ids"], inputs["labels"])
         # Each rank adds its part; DistributedDataParallel divides the sum by the number of ranks again.
-        return -log_probs.sum() * self.group.ranks.size / num_items_in_batch
+        return log_probs.sum() * (-self.group.ranks.size / float(num_items_in_batch))
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        assert self.validation is not None
         result = evaluate(
             self.model,
             self.validation,
@@ -141,7 +142,8 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.to_json().items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = control
         return metrics
 
 
