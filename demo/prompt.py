@@ -13,4 +13,10 @@ OPENING = yaml.safe_load(VALUES.read_text(encoding="utf-8"))["distributed"]["tra
 
 
 def prompt(question: Question) -> str:
-    return f"{OPENING}\n\n### Instruction:\n{question.instruction}\n\n### Input:\n{question.input}\n\n### Response:\n"
+    sections = (
+        OPENING,
+        f"### Instruction:\n{question.instruction}",
+        f"### Input:\n{question.input}",
+        "### Response:\n",
+    )
+    return "\n\n".join(sections)

@@ -48,6 +48,7 @@ class Lifeline:
         self._grace_seconds = grace_seconds
         self._lines: dict[int, socket.socket] = {}
         self._listeners: list[threading.Thread] = []
+        self._hearing = threading.Lock()
         self._leaving = False
         # A forked child (a data loader's worker) would hold the line open after this process has died.
         os.register_at_fork(after_in_child=self._close)
@@ -142,10 +143,13 @@ class Lifeline:
         if word == FAREWELL or self._leaving:
             return
         failure = Failure(**json.loads(word)) if word else self._vanished(peer)
-        # Passed on before the alarm rings here: once it rings, this process may end.
-        if self._alarm.failure is None:
-            self._pass_on(failure, except_to=peer)
-        if self._alarm.ring(failure):
+        # One at a time: a peer that leaves for the word passed on to it is not the first failure.
+        with self._hearing:
+            # Passed on before the alarm rings here: once it rings, this process may end.
+            if self._alarm.failure is None:
+                self._pass_on(failure, except_to=peer)
+            first = self._alarm.ring(failure)
+        if first:
             words = f"{failure.message} This rank is ended: it did not leave in {self._grace_seconds:g} s."
             end_after(self._grace_seconds, lambda: words, failure.exit_code)
 
