@@ -36,7 +36,7 @@ class Author:
 
     def text(self) -> str:
         kinds = (self.entry, self.moods, self.story)
-        [kind] = self.random.choices(kinds, weights=(2, 3, 2))
+        [kind] = self.random.choices(kinds, weights=(2, 3, 4))
         return kind()
 
     def entry(self) -> str:

@@ -17,30 +17,33 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from author import Question
+from author import TASKS, TRANSLATE, Question
 from prompt import prompt
 
 PASS_MARK = 0.5
-LONGEST_ANSWER = 32
+LONGEST_ANSWER = 24
 
 
 def main(folder: Path) -> int:
-    questions = [
-        Question(**json.loads(line))
-        for line in (folder / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = (folder / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [Question(**json.loads(line)) for line in lines]
     tokenizer = AutoTokenizer.from_pretrained(folder / "base", padding_side="left")
-    base = AutoModelForCausalLM.from_pretrained(folder / "base")
-    base_answers = answers(base, tokenizer, questions)
-    tuned_answers = answers(PeftModel.from_pretrained(base, folder / "adapter"), tokenizer, questions)
-    console = Console()
-    console.print(samples(questions, base_answers, tuned_answers))
-    base_share, tuned_share = exact_match(questions, base_answers), exact_match(questions, tuned_answers)
-    console.print(
-        f"Exact match on {len(questions)} held-out questions: base {base_share:.2f}, tuned {tuned_share:.2f}"
-    )
-    if tuned_share <= PASS_MARK:
-        console.print(f"demo: FAILED. The tuned model should answer more than {PASS_MARK:.0%} of them.")
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    base = answers(model, tokenizer, questions)
+    tuned = answers(PeftModel.from_pretrained(model, folder / "adapter"), tokenizer, questions)
+
+    console = Console(highlight=False)
+    for instruction in (*TASKS, TRANSLATE):
+        n = next(n for n, question in enumerate(questions) if question.instruction == instruction)
+        console.print(f"{instruction} [bold]{questions[n].input}[/bold]")
+        console.print(
+            f"    expected  {questions[n].output}\n    base      {base[n]!r}\n    tuned     {tuned[n]}"
+        )
+    console.print(scores(questions, base, tuned))
+    if exact_match(questions, tuned) <= PASS_MARK:
+        console.print(
+            f"demo: FAILED. The tuned model should answer more than {PASS_MARK:.0%} of the questions."
+        )
         return 1
     return 0
 
@@ -51,9 +54,8 @@ def answers(model: Any, tokenizer: Any, questions: list[Question]) -> list[str]:
     prompts = [prompt(question) for question in questions]
     batch = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
     output = model.generate(**batch, max_new_tokens=LONGEST_ANSWER, do_sample=False)
-    decoded: list[str] = tokenizer.batch_decode(
-        output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    written = output[:, batch["input_ids"].shape[1] :]
+    decoded: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
     return decoded
 
 
@@ -63,16 +65,18 @@ def exact_match(questions: list[Question], given: list[str]) -> float:
     return right / len(questions)
 
 
-def samples(questions: list[Question], base_answers: list[str], tuned_answers: list[str]) -> Table:
-    """The first question of each instruction, with what was expected and what was answered."""
-    table = Table("question", "expected", "base", "tuned")
-    shown: set[str] = set()
-    for question, base, tuned in zip(questions, base_answers, tuned_answers, strict=True):
-        if question.instruction not in shown:
-            shown.add(question.instruction)
-            table.add_row(
-                f"{question.instruction}\n{question.input}", question.output, base.strip()[:24], tuned
-            )
+def scores(questions: list[Question], base: list[str], tuned: list[str]) -> Table:
+    """Exact match of both models, for each instruction and for all."""
+    table = Table("exact match", "base", "tuned", show_footer=True)
+    for instruction in (*TASKS, TRANSLATE):
+        chosen = [n for n, question in enumerate(questions) if question.instruction == instruction]
+        shares = (
+            exact_match([questions[n] for n in chosen], [given[n] for n in chosen]) for given in (base, tuned)
+        )
+        table.add_row(instruction, *(f"{share:.2f}" for share in shares))
+    table.columns[0].footer = f"all {len(questions)} held-out questions"
+    table.columns[1].footer = f"{exact_match(questions, base):.2f}"
+    table.columns[2].footer = f"{exact_match(questions, tuned):.2f}"
     return table
 
 

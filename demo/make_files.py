@@ -24,7 +24,7 @@ Written = TypeVar("Written", bound=Hashable)
 
 SEED = 5
 TEXTS = 16_000
-TRAIN = 3_000
+TRAIN = 6_000
 HELD_OUT = 300
 HELD_OUT_WORDS = 120
 DICTIONARY = (*NOUNS.values(), *VERBS.values())

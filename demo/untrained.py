@@ -54,7 +54,7 @@ def _tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def _model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """0.9 million weights. Their spread is that of a layer this narrow, 1 / sqrt(width)."""
+    """0.9 million weights."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -63,7 +63,6 @@ def _model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             num_hidden_layers=4,
             num_attention_heads=4,
             max_position_embeddings=512,
-            initializer_range=WIDTH**-0.5,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

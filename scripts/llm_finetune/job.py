@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,21 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
     )
     if group.ranks.is_writer:
         save_model(model, inputs.tokenizer, folder.path)
-        results.write_json(folder.path / results.TRAIN, asdict(training))
+        results.write_json(folder.path / results.PROMPT, _asked_as(settings, inputs))
+        results.write_json(folder.path / results.HISTORY, training.history)
+        results.write_json(folder.path / results.TRAIN, training.to_json())
     tuned_loss = judge("tuned", model)
     if group.ranks.is_writer:
         _write_results(folder.path, base_loss, tuned_loss)
+
+
+def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
+    """How the model was asked in training, for whoever asks it later."""
+    return {
+        "format": inputs.prepared.summary.prompt_format,
+        "with_input": settings.train.prompt_with_input or "",
+        "without_input": settings.train.prompt_without_input or "",
+    }
 
 
 def _evaluate_only(settings: Settings, inputs: Inputs, output: Path, group: Group) -> None:

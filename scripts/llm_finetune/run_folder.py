@@ -27,6 +27,8 @@ RUN_PATTERNS = (
     "chat_template.jinja",
     "README.md",
     "*_results.json",
+    "train_history.json",
+    "prompt.json",
     "run.json",
     "runs",
 )

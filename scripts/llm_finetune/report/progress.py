@@ -43,20 +43,28 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """Tokens a second and time left, from the steps and tokens done so far."""
+    """Tokens a second and time left, from what is done so far."""
 
     def __init__(self, step: int, steps: int) -> None:
         self.first_step, self.steps = step, steps
-        self.started = self.reported = time.perf_counter()
+        self.started = self.asked = time.perf_counter()
         self.tokens = 0
 
-    def report(self, step: int, tokens: int, loss: float, learning_rate: float) -> StepReport:
-        """The report at `step`, after `tokens` tokens since the start."""
+    def tokens_per_second(self, tokens: int) -> float:
+        """The rate since it was last asked for.
+
+        Args:
+            tokens: done since the start.
+        """
         now = time.perf_counter()
-        rate = (tokens - self.tokens) / max(now - self.reported, 1e-9)
-        per_step = (now - self.started) / max(step - self.first_step, 1)
-        self.reported, self.tokens = now, tokens
-        return StepReport(step, self.steps, loss, learning_rate, rate, per_step * (self.steps - step))
+        rate = (tokens - self.tokens) / max(now - self.asked, 1e-9)
+        self.asked, self.tokens = now, tokens
+        return rate
+
+    def seconds_left(self, step: int) -> float:
+        """What the steps after `step` take, if they take as long as those before it."""
+        per_step = (time.perf_counter() - self.started) / max(step - self.first_step, 1)
+        return per_step * (self.steps - step)
 
 
 class Display:

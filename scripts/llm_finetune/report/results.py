@@ -13,11 +13,13 @@ from typing import Any
 TRAIN = "train_results.json"
 EVAL = "eval_results.json"
 ALL = "all_results.json"
+HISTORY = "train_history.json"
+PROMPT = "prompt.json"
 RUN = "run.json"
 LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers")
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: Any) -> None:
     """Writes the file whole or not at all."""
     aside = file.with_name(f".{file.name}.partial")
     aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

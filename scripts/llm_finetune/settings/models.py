@@ -172,6 +172,10 @@ class EvalSettings(Section):
     max_samples: int | None = key(whole(1), None, "Validate on the first so many records.", none="all")
     per_device_batch_size: int = key(whole(1), 8, "Sequences per process in one forward pass.")
     base: bool = key(flag(), True, "Evaluate the untuned model too, to compare.")
+    generate_samples: int = key(
+        whole(0), 8, "Answer the first so many validation prompts, base and tuned side by side; 0: none."
+    )
+    max_new_tokens: int = key(whole(1), 128, "Tokens of such an answer at most.")
     strategy: Steps = key(
         choice("no", "steps", "epoch"), "no", "When to evaluate during training; after it in any case."
     )
@@ -202,6 +206,9 @@ class QuantizeSettings(Section):
     woq_scheme: Literal["sym", "asym"] = key(
         choice("sym", "asym"), "sym", "Whether the scale is symmetric around zero."
     )
+    calibration_samples: int = key(
+        whole(1), 128, "Training records that GPTQ, AWQ and TEQ look at to choose the weights."
+    )
 
 
 class BenchmarkSettings(Section):
@@ -209,6 +216,7 @@ class BenchmarkSettings(Section):
 
     warmup: int = key(whole(0), 30, "Rounds before the measurement.")
     iterations: int = key(whole(1), 300, "Rounds that are measured.")
+    prompt_tokens: int = key(whole(1), 128, "Tokens of the prompt that is read before tokens are written.")
     cores_per_instance: int = key(
         whole(1, also=-1), -1, "Cores of an instance; -1: all that the process may use, shared out."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from llm_finetune.data import Prepared, Split
 from llm_finetune.distributed.group import Group
 from llm_finetune.model.precision import Precision
 from llm_finetune.objective.supervised import label_log_probs
-from llm_finetune.report.progress import Display, Pace
+from llm_finetune.report.progress import Display, Pace, StepReport
 from llm_finetune.report.results import peak_memory_bytes
 from llm_finetune.settings import EvalSettings, TrainSettings
 from llm_finetune.stages.batches import deal
@@ -35,6 +35,7 @@ class Training:
         seconds: of this run, evaluations and checkpoints among them.
         tokens_per_second: tokens of records (padding not counted), all ranks.
         peak_memory_bytes: resident set of the largest rank.
+        history: the curve: step, loss, learning_rate, tokens_per_second; or step, eval_loss.
     """
 
     train_loss: float
@@ -42,6 +43,11 @@ class Training:
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
+    history: list[dict[str, float]]
+
+    def to_json(self) -> dict[str, float]:
+        """The figures, without the curve."""
+        return {name: value for name, value in asdict(self).items() if name != "history"}
 
 
 def train(
@@ -83,7 +89,15 @@ def train(
         seconds=seconds,
         tokens_per_second=group.sum_([trainer.tokens_seen])[0] / seconds,
         peak_memory_bytes=int(group.max_([peak_memory_bytes()])[0]),
+        history=[
+            _curve_point(entry) for entry in trainer.state.log_history if {"loss", "eval_loss"} & set(entry)
+        ],
     )
+
+
+def _curve_point(entry: dict[str, float]) -> dict[str, float]:
+    names = ("step", "loss", "learning_rate", "tokens_per_second", "eval_loss")
+    return {name: entry[name] for name in names if name in entry}
 
 
 class RowTrainer(Trainer):  # type: ignore[misc]
@@ -111,7 +125,8 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(ProgressReports(self))
+        self.progress = ProgressReports(visible=group.ranks.is_writer)
+        self.add_callback(self.progress)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         seed = self.args.seed
@@ -129,6 +144,13 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         log_probs = label_log_probs(model, inputs["input_ids"], inputs["position_ids"], inputs["labels"])
         # Each rank adds its part; DistributedDataParallel divides the sum by the number of ranks again.
         return log_probs.sum() * (-self.group.ranks.size / float(num_items_in_batch))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            # Every rank logs at the same steps, so every rank comes to this sum.
+            tokens = int(self.group.sum_([self.tokens_seen])[0])
+            logs["tokens_per_second"] = self.progress.pace.tokens_per_second(tokens)
+        super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         assert self.validation is not None
@@ -150,9 +172,8 @@ class RowTrainer(Trainer):  # type: ignore[misc]
 class ProgressReports(TrainerCallback):  # type: ignore[misc]
     """Hands the Trainer's events to the display."""
 
-    def __init__(self, trainer: RowTrainer) -> None:
-        self.trainer = trainer
-        self.display = Display(visible=trainer.group.ranks.is_writer)
+    def __init__(self, visible: bool) -> None:
+        self.display = Display(visible)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.pace = Pace(state.global_step, state.max_steps)
@@ -162,15 +183,12 @@ class ProgressReports(TrainerCallback):  # type: ignore[misc]
         self.display.step(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        step, steps = state.global_step, state.max_steps
         if "loss" in logs:
-            # Every rank logs at the same steps, so every rank comes to this sum.
-            tokens = int(self.trainer.group.sum_([self.trainer.tokens_seen])[0])
-            report = self.pace.report(state.global_step, tokens, logs["loss"], logs["learning_rate"])
-            self.display.report(report)
+            figures = (logs["loss"], logs["learning_rate"], logs["tokens_per_second"])
+            self.display.report(StepReport(step, steps, *figures, self.pace.seconds_left(step)))
         elif "eval_loss" in logs:
-            self.display.note(
-                f"step {state.global_step}/{state.max_steps}  validation loss {logs['eval_loss']:.4f}"
-            )
+            self.display.note(f"step {step}/{steps}  validation loss {logs['eval_loss']:.4f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.display.stop()
