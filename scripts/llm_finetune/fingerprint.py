@@ -1,4 +1,4 @@
-"""What decides a run's result, by key: where all is the same it is the same run, to be gone on with."""
+"""What decides the result of each stage, by key: where all is the same, nothing need be done again."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Keys that may change in the middle of a run: where things go, how they are watched, who does the work.
+Deciding = dict[str, Any]
+
+# Keys of train that may change in the middle of a run: where things go, how they are watched, who works.
 WITHOUT_EFFECT = {
-    "": {
-        "script",
-        "workers",
-        "processesPerWorker",
-        "logLevel",
-        "waitForPeersMinutes",
-        "waitForPreparationMinutes",
-    },
-    "train": {
-        "outputDir",
-        "overwriteOutputDir",
-        "loggingSteps",
-        "saveStrategy",
-        "saveSteps",
-        "saveTotalLimit",
-        "reportTo",
-        "ddpBackend",
-        "ddpFindUnusedParameters",
-        "useFastTokenizer",
-    },
+    "outputDir",
+    "overwriteOutputDir",
+    "loggingSteps",
+    "saveStrategy",
+    "saveSteps",
+    "saveTotalLimit",
+    "reportTo",
+    "ddpBackend",
+    "ddpFindUnusedParameters",
+    "useFastTokenizer",
 }
+# Keys of eval that decide which weights the training ends with.
+OF_TRAINING = {"strategy", "steps", "loadBestModel", "earlyStoppingPatience"}
 
 
 @cache  # reading gigabytes takes seconds
@@ -43,23 +37,35 @@ def of_model(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def of_run(values: dict[str, Any], model: str, prepared: str | None) -> dict[str, Any]:
-    """All that decides the result, by key: to be compared, and to name the first key that differs.
+def of_stages(values: dict[str, Any], model: str, prepared: str) -> dict[str, Deciding]:
+    """For each stage all that decides its result; a stage after another depends on that one's too.
 
     Args:
         values: the settings as a tree of values keys.
         model: what `of_model` says of the base model.
         prepared: name of the prepared data set, which its content decides.
     """
-    deciding = {
-        **_leaves(values),
+    train = {
         "distributed.modelNameOrPath (its files)": model,
-        "distributed.train.dataFile or datasetName (its records)": prepared,
+        "distributed.train (its records)": prepared,
+        **_keys(values, "train", lambda key: key not in WITHOUT_EFFECT),
+        **_keys(values, "eval", lambda key: key in OF_TRAINING),
     }
-    return dict(sorted(deciding.items()))
+    evaluate = {**train, **_keys(values, "eval")}
+    quantize = {**train, **_keys(values, "quantize")}
+    return {
+        "train": train,
+        "evaluate": evaluate,
+        "quantize": quantize,
+        "benchmark": {
+            **quantize,
+            "distributed.doQuantize": values["doQuantize"],
+            **_keys(values, "benchmark"),
+        },
+    }
 
 
-def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+def first_difference(old: Deciding, new: Deciding) -> str:
     """The first key whose value differs, with both values."""
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
@@ -67,12 +73,5 @@ def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return "nothing"
 
 
-def _leaves(values: dict[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for section, content in values.items():
-        keys = content if isinstance(content, dict) else {section: content}
-        room = section if isinstance(content, dict) else ""
-        for key, value in keys.items():
-            if key not in WITHOUT_EFFECT.get(room, ()):
-                leaves[".".join(filter(None, ("distributed", room, key)))] = value
-    return leaves
+def _keys(values: dict[str, Any], section: str, counts: Any = lambda key: True) -> Deciding:
+    return {f"distributed.{section}.{key}": value for key, value in values[section].items() if counts(key)}

@@ -60,19 +60,24 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
     Raises:
         UserError: what is wrong, where, and what to do.
     """
+    wanted = [stage for stage, is_wanted in wanted_stages(settings).items() if is_wanted]
+    if not wanted:
+        log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
+        return
     inputs = gather(settings, group)
-    output = Path(settings.train.output_dir)
-    if not settings.do_train:
-        _evaluate_only(settings, inputs, output, group)
-        return
     folder = _found_output(settings, inputs, group, fresh)
-    if folder.finished:
-        log.info("nothing to do: %s holds this very run, finished; --fresh runs it anew", output)
+    left = [stage for stage in wanted if stage not in folder.done]
+    if not left:
+        log.info("nothing to do: %s holds this very run, finished; --fresh runs it anew", folder.path)
         return
-    _train_and_evaluate(settings, inputs, folder, group)
-    if group.ranks.is_writer:
-        folder.finish()
-    log.info("done: model and results are in %s", output)
+    if {"train", "evaluate"} & set(left):
+        _train_and_evaluate(settings, inputs, folder, group)
+    log.info("done: model and results are in %s", folder.path)
+
+
+def wanted_stages(settings: Settings) -> dict[str, bool]:
+    """The stages in their order, and whether the settings ask for them."""
+    return {"train": settings.do_train, "evaluate": settings.do_eval}
 
 
 def gather(settings: Settings, group: Group) -> Inputs:
@@ -116,33 +121,67 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
     """What the output folder holds of this run, as rank 0 sees it."""
     train = settings.train
     path = Path(train.output_dir)
+    if not settings.do_train:
+        return RunFolder(path)
 
     def look() -> str:
-        deciding = _deciding(settings, inputs)
-        found = look_into(path, deciding, overwrite=train.overwrite_output_dir, fresh=fresh)
-        return json.dumps([found.continues, found.finished, found.checkpoint])
+        stages = _deciding(settings, inputs)
+        found = look_into(path, stages, overwrite=train.overwrite_output_dir, fresh=fresh)
+        return json.dumps([found.continues, found.done, found.checkpoint])
 
     return RunFolder(path, *json.loads(group.once("output folder", look, deadline_seconds=3600)))
 
 
-def _deciding(settings: Settings, inputs: Inputs) -> dict[str, Any]:
+def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Deciding]:
     model = fingerprint.of_model(inputs.folder)
-    return fingerprint.of_run(settings.to_values(), model, inputs.prepared.folder.name)
+    return fingerprint.of_stages(settings.to_values(), model, inputs.prepared.folder.name)
 
 
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
+    """Both at once: the base model has to be judged before its weights are trained."""
     set_seed(settings.train.seed)
     model, precision = _load_base(settings, inputs, group)
-    if group.ranks.is_writer:
-        deciding, values = _deciding(settings, inputs), settings.to_values()
-        folder.begin({"deciding": deciding, "settings": values, "versions": results.versions()})
+    tuned: torch.nn.Module | None
+    writes_run = settings.do_train and group.ranks.is_writer
+    if writes_run:
+        stages = _deciding(settings, inputs)
+        folder.begin(
+            {
+                "deciding": stages["train"],
+                "settings": settings.to_values(),
+                "versions": results.versions(),
+            }
+        )
     judge = _judge(settings, inputs, precision, group)
-    base_loss = judge("base", model) if settings.eval.base else None
+    base_loss = judge("base", model) if settings.eval.base or not settings.do_train else None
+    if settings.do_train and "train" not in folder.done:
+        tuned = _tuned(model, settings, inputs, precision, folder, group)
+        if writes_run:
+            folder.finish("train", stages["train"])
+    else:
+        # Trained by an earlier round of this run, or by another job.
+        tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
+    tuned_loss = judge("tuned", tuned) if tuned else None
+    if group.ranks.is_writer:
+        _write_results(folder.path, base_loss, tuned_loss)
+    if writes_run and settings.do_eval:
+        folder.finish("evaluate", stages["evaluate"])
+
+
+def _tuned(
+    model: torch.nn.Module,
+    settings: Settings,
+    inputs: Inputs,
+    precision: Precision,
+    folder: RunFolder,
+    group: Group,
+) -> torch.nn.Module:
+    """The model after training, which stands in the output folder then."""
     if settings.train.use_lora:
         model = adapters.add_adapters(model, lora_plan(settings))
         adapters.name_base(model, settings.model_name_or_path, settings.model_revision)
     if folder.checkpoint:
-        log.info("going on from %s", folder.checkpoint)
+        log.info("going on from %s", folder.path / folder.checkpoint)
     training = train(
         model,
         inputs.prepared,
@@ -158,9 +197,7 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         results.write_json(folder.path / results.PROMPT, _asked_as(settings, inputs))
         results.write_json(folder.path / results.HISTORY, training.history)
         results.write_json(folder.path / results.TRAIN, training.to_json())
-    tuned_loss = judge("tuned", model)
-    if group.ranks.is_writer:
-        _write_results(folder.path, base_loss, tuned_loss)
+    return model
 
 
 def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
@@ -170,21 +207,6 @@ def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
         "with_input": settings.train.prompt_with_input or "",
         "without_input": settings.train.prompt_without_input or "",
     }
-
-
-def _evaluate_only(settings: Settings, inputs: Inputs, output: Path, group: Group) -> None:
-    """Evaluates the base, and the tuned model in the output folder where there is one."""
-    if not settings.do_eval:
-        log.warning("nothing to do: distributed.doTrain and distributed.doEval are both false")
-        return
-    model, precision = _load_base(settings, inputs, group)
-    judge = _judge(settings, inputs, precision, group)
-    base_loss = judge("base", model)
-    tuned = load_tuned(model, output, precision.weights, settings.trust_remote_code)
-    tuned_loss = judge("tuned", tuned) if tuned else None
-    if group.ranks.is_writer:
-        output.mkdir(parents=True, exist_ok=True)
-        _write_results(output, base_loss, tuned_loss)
 
 
 def _load_base(settings: Settings, inputs: Inputs, group: Group) -> tuple[torch.nn.Module, Precision]:
@@ -228,6 +250,7 @@ def _judge(
 
 def _write_results(folder: Path, base_loss: Evaluation | None, tuned_loss: Evaluation | None) -> None:
     """eval_results.json, and all_results.json with what the training left beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
     judged = tuned_loss or base_loss
     evaluation: dict[str, Any] = {}
     if judged:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_finetune import fingerprint
 from llm_finetune.errors import OutputError
+from llm_finetune.fingerprint import Deciding
 from llm_finetune.report import results
 
 PREVIOUS = "previous"
@@ -40,40 +41,44 @@ class RunFolder:
 
     Attributes:
         path: the folder; it need not be there yet.
-        continues: this very run began here already.
-        finished: and it is done.
+        continues: this very training began here already.
+        done: the stages whose results are there, for the same inputs.
         checkpoint: the name of its newest checkpoint, to go on from.
     """
 
     path: Path
     continues: bool = False
-    finished: bool = False
+    done: tuple[str, ...] = ()
     checkpoint: str | None = None
 
     def begin(self, content: dict[str, Any]) -> None:
         """Makes the folder this run's own; what another run left is set aside.
 
         Args:
-            content: of run.json; under "deciding" all that decides the result.
+            content: of run.json; under "deciding" all that decides the training's result.
         """
-        if self.continues:
-            return
         self.path.mkdir(parents=True, exist_ok=True)
-        _set_aside(self.path)
-        results.write_json(self.path / results.RUN, {**content, "finished": False})
+        stages: dict[str, Deciding] = {}
+        if self.continues:
+            stages = (results.read_json(self.path / results.RUN) or {}).get("stages", {})
+        else:
+            _set_aside(self.path)
+        results.write_json(self.path / results.RUN, {**content, "stages": stages})
 
-    def finish(self) -> None:
-        """Says that all is done, and only then lets go of what an earlier run left."""
+    def finish(self, stage: str, deciding: Deciding) -> None:
+        """Says that the stage's results are there; with the training's, an earlier run's are let go."""
         content = results.read_json(self.path / results.RUN) or {}
-        results.write_json(self.path / results.RUN, {**content, "finished": True})
-        shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
+        content["stages"] = {**content["stages"], stage: deciding}
+        results.write_json(self.path / results.RUN, content)
+        if stage == "train":
+            shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
 
 
-def look_into(path: Path, deciding: dict[str, Any], *, overwrite: bool, fresh: bool) -> RunFolder:
+def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fresh: bool) -> RunFolder:
     """What the folder means for this run; nothing is changed yet.
 
     Args:
-        deciding: all that decides the result.
+        deciding: for each stage all that decides its result.
         overwrite: an earlier, different run gives way, once this one is whole.
         fresh: so does this same run.
 
@@ -84,13 +89,16 @@ def look_into(path: Path, deciding: dict[str, Any], *, overwrite: bool, fresh: b
     if fresh:
         return RunFolder(path)
     old = results.read_json(path / results.RUN) or {}
-    if old.get("deciding") == deciding:
-        return RunFolder(path, True, bool(old.get("finished")), newest_checkpoint(path))
+    if old.get("deciding") == deciding["train"]:
+        stages = old.get("stages", {})
+        done = tuple(stage for stage, inputs in deciding.items() if stages.get(stage) == inputs)
+        return RunFolder(path, True, done, newest_checkpoint(path))
     left = _left_by_a_run(path)
     if left and not overwrite:
         found = left[0].name
         if old:
-            found = f"another run: {fingerprint.first_difference(old.get('deciding', {}), deciding)}"
+            difference = fingerprint.first_difference(old.get("deciding", {}), deciding["train"])
+            found = f"another run: {difference}"
         raise OutputError(
             f"distributed.train.outputDir: {path} holds {found}; "
             "set distributed.train.overwriteOutputDir to true, or name another folder"
@@ -125,7 +133,7 @@ def _set_aside(path: Path) -> None:
     """Keeps what an earlier run left until this one is whole."""
     left, previous = _left_by_a_run(path), path / PREVIOUS
     old = results.read_json(path / results.RUN) or {}
-    if previous.is_dir() and not old.get("finished"):
+    if previous.is_dir() and "train" not in old.get("stages", {}):
         # A run that never finished is worth less than the whole one that waits there already.
         for file in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
