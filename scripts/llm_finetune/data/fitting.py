@@ -35,7 +35,7 @@ def truncate(sequence: TokenSequence, max_length: int, kept_in_front: int) -> Fi
     """
     ids, trained = sequence
     excess = len(ids) - max_length
-    prompt = int(trained.argmax())
+    prompt = int(np.argmax(trained))
     kept_prompt = max(prompt - excess, min(prompt, max_length // 4), kept_in_front)
     cut = prompt - kept_prompt
     keep = np.r_[0:kept_in_front, kept_in_front + cut : len(ids)][:max_length]

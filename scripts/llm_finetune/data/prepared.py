@@ -96,6 +96,10 @@ class Split:
         origins = (Origin(*self._provenance[record].tolist()) for record in self._records(index))
         return [(source, self._files[source][file], row) for source, file, row in origins]
 
+    def first_records(self, count: int) -> list[Segment]:
+        """Up to so many records, in the order of the files and not of the rows."""
+        return [self._segment(record) for record in range(min(count, len(self._provenance)))]
+
     def _records(self, index: int) -> NDArray[np.int64]:
         index = range(len(self))[index]
         return self._rows[self._row_offsets[index] : self._row_offsets[index + 1]]

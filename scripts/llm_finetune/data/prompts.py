@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from llm_finetune.data.records import BadRowError, Instruction, Record, Text, Turn
+from llm_finetune.data.records import BadRowError, Instruction, Messages, Record, Text, Turn
 from llm_finetune.errors import ModelError
 
 PromptFormat = Literal["auto", "sections", "chat"]
@@ -45,6 +45,32 @@ class Prompt(Protocol):
         BadRowError: the record cannot be written in this way.
         """
 
+    def ask(self, record: Record) -> str:
+        """All that stands before the answer that is wanted, as `render` writes it.
+
+        Args:
+            record: an instruction, whose output is left out of account; a conversation that ends with the
+                user; or a text to go on with.
+
+        Raises:
+            BadRowError: as for `render`.
+        """
+
+
+def prompt_of(
+    prompt_format: Literal["sections", "chat", "text"], openings: Openings, eos: str, tokenizer: Any
+) -> Prompt:
+    """The prompt of that name.
+
+    Args:
+        eos: ends each answer.
+    """
+    if prompt_format == "text":
+        return PlainText(eos)
+    if prompt_format == "chat":
+        return ChatPrompt(openings, eos, tokenizer)
+    return SectionsPrompt(openings, eos)
+
 
 def choose_format(
     wanted: PromptFormat, model_name: str, tokenizer: Any
@@ -81,6 +107,10 @@ class PlainText:
         assert isinstance(record, Text)
         return [Piece(record.text + self._eos, True)]
 
+    def ask(self, record: Record) -> str:
+        assert isinstance(record, Text)
+        return record.text
+
 
 class SectionsPrompt:
     """An opening, then `### Instruction:`, `### Input:` and `### Response:` (the Alpaca format)."""
@@ -97,6 +127,10 @@ class SectionsPrompt:
             parts = [self._openings.of(record), *_sections(record), "### Response:\n"]
             return [Piece(_joined(parts), False), Piece(record.output + self._eos, True)]
         return self._conversation(record.turns)
+
+    def ask(self, record: Record) -> str:
+        *before, _ = self.render(_with_empty_answer(record))
+        return "".join(piece.text for piece in before)
 
     def _conversation(self, turns: Sequence[Turn]) -> list[Piece]:
         parts = [turns[0].content if turns[0].role == "system" else self._openings.without_input]
@@ -140,6 +174,9 @@ class ChatPrompt:
                 written = answered
         return pieces
 
+    def ask(self, record: Record) -> str:
+        return self._apply(self._turns(_with_empty_answer(record))[:-1], True)
+
     def _answer(self, text: str, last: bool) -> list[Piece]:
         """What follows the end-of-sequence token (often a line end) is never asked for, nor trained on."""
         end = text.rfind(self._eos) + len(self._eos)
@@ -179,6 +216,13 @@ class ChatPrompt:
             return "be brief" in self._apply(probe, True)
         except BadRowError:
             return False
+
+
+def _with_empty_answer(record: Record) -> Record:
+    if isinstance(record, Messages):
+        return Messages((*record.turns, Turn("assistant", "")))
+    assert isinstance(record, Instruction)
+    return record._replace(output="")
 
 
 def _sections(record: Instruction) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_finetune.data import fitting
 from llm_finetune.data.fitting import Fitted
-from llm_finetune.data.prompts import ChatPrompt, Openings, Piece, PlainText, Prompt, SectionsPrompt
+from llm_finetune.data.prompts import Openings, Piece, prompt_of
 from llm_finetune.data.reading import Files, Problems, where
 from llm_finetune.data.recipe import Recipe
 from llm_finetune.data.records import BadRowError, Origin, Record
@@ -29,7 +29,8 @@ class Sequencer:
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         self._recipe = recipe
         self._encoder = Encoder(tokenizer)
-        self._prompt = _prompt(recipe, self._encoder.eos, tokenizer)
+        openings = Openings(recipe.plan.prompt_with_input, recipe.plan.prompt_without_input)
+        self._prompt = prompt_of(recipe.prompt_format, openings, self._encoder.eos, tokenizer)
         self._bos = tokenizer.bos_token_id
 
     def sequences(
@@ -77,12 +78,3 @@ class Sequencer:
             everything = [TokenSequence(ids, np.ones(len(ids), np.bool_)) for ids, _ in fitted.sequences]
             fitted = fitted._replace(sequences=everything)
         return fitted
-
-
-def _prompt(recipe: Recipe, eos: str, tokenizer: Any) -> Prompt:
-    openings = Openings(recipe.plan.prompt_with_input, recipe.plan.prompt_without_input)
-    if recipe.prompt_format == "text":
-        return PlainText(eos)
-    if recipe.prompt_format == "chat":
-        return ChatPrompt(openings, eos, tokenizer)
-    return SectionsPrompt(openings, eos)

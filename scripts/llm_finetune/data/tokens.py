@@ -74,6 +74,11 @@ class Encoder:
             while waiting:
                 yield from self._marked(*waiting.popleft(), first)
 
+    def prompt_ids(self, text: str, specials_written: bool) -> list[int]:
+        """The tokens of a prompt whose answer is still to come: those of `encode` up to the answer."""
+        ids: list[int] = self._backend.encode(text).ids
+        return ids if specials_written else [*self.first_ids, *ids]
+
     def _marked(
         self, batch: list[tuple[K, list[Piece]]], encoded: Future[list[Any]], first: list[int]
     ) -> Iterator[tuple[K, TokenSequence]]:

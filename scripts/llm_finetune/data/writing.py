@@ -74,7 +74,7 @@ class SplitWriter:
             cut_answers=self._cut_answers,
             split_records=self._split_records,
             rows=len(row_offsets) - 1,
-            positions=(len(row_offsets) - 1) * int(np.add.reduceat(lengths[rows], row_offsets[:-1]).max()),
-            longest=int(read.max()),
+            positions=(len(row_offsets) - 1) * int(np.max(np.add.reduceat(lengths[rows], row_offsets[:-1]))),
+            longest=int(np.max(read)),
             length_percentiles={f"p{p}": int(np.percentile(read, p, method="higher")) for p in (50, 90, 99)},
         )
