@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ class Author:
 
     def text(self) -> str:
         kinds = (self.entry, self.moods, self.story)
-        [kind] = self.random.choices(kinds, weights=(2, 3, 4))
+        [kind] = self.random.choices(kinds, weights=(1, 2, 2))
         return kind()
 
     def entry(self) -> str:
@@ -62,7 +63,15 @@ class Author:
         """Two sayings in both languages; whom the first is about acts in the second."""
         first = self.saying()
         second = self.saying(subject=first.whom)
-        return " ".join(f"{saying.in_english()} {saying.in_seleki()}." for saying in (first, second))
+        english = [saying.in_english() for saying in (first, second)]
+        translated = [f"{saying.in_seleki()}." for saying in (first, second)]
+        # A translation must be found although it is not always next to its sentence.
+        lines = (
+            zip(english, translated, strict=True)
+            if self._chance(0.5)
+            else (english, ["In Seleki:"], translated)
+        )
+        return " ".join(chain.from_iterable(lines))
 
     def question(self, instruction: str) -> Question:
         if instruction == TRANSLATE:

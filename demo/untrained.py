@@ -15,8 +15,8 @@ BOS, EOS = "<s>", "</s>"
 VOCABULARY = 448
 WIDTH = 128
 SYLLABLE = f"[{CONSONANTS}][{DARK}{BRIGHT}]"
-# From here to the end of the word there are only syllables, and no consonant before.
-SYLLABLE_OF_SELEKI = f"(?<![{CONSONANTS}]){SYLLABLE}(?=({SYLLABLE})*\\b)"
+# Only syllables follow up to the end of the word, and no other letter than a vowel comes before.
+SYLLABLE_OF_SELEKI = rf"(?<![^\W{DARK}{BRIGHT}]){SYLLABLE}(?=({SYLLABLE})*\b)"
 
 
 def save_untrained(folder: Path, texts: Iterable[str], seed: int) -> None:

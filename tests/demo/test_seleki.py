@@ -67,14 +67,14 @@ def test_no_two_meanings_share_a_word() -> None:
 @pytest.mark.parametrize(
     ("mood", "english", "in_seleki"),
     [
-        ("said", "The small seal loves the moons.", "seleki lulumana lehy"),
-        ("denied", "The small seal does not love the moons.", "seleki lulumana lehymi"),
-        ("asked", "Does the small seal love the moons?", "lehy seleki lulumana"),
-        ("remembered", "The small seal loved the moons.", "lehy lulumana seleki"),
+        ("said", "The small seal trusts the moons.", "seleki lulumana lehy"),
+        ("denied", "The small seal does not trust the moons.", "seleki lulumana lehymi"),
+        ("asked", "Does the small seal trust the moons?", "lehy seleki lulumana"),
+        ("remembered", "The small seal trusted the moons.", "lehy lulumana seleki"),
     ],
 )
 def test_a_saying_in_both_languages(mood: str, english: str, in_seleki: str) -> None:
-    saying = Saying(Thing("seal", False, True), "love", Thing("moon", True, False), mood)
+    saying = Saying(Thing("seal", False, True), "trust", Thing("moon", True, False), mood)
     assert (saying.in_english(), saying.in_seleki()) == (english, in_seleki)
 
 
