@@ -41,8 +41,9 @@ demo: $(INSTALLED)
 	$(BIN)/python demo/make_files.py $(DEMO); \
 	$(LLM_FINETUNE) run -f demo/pretrain_values.yaml; \
 	$(LLM_FINETUNE) run -f demo/finetune_values.yaml; \
-	$(BIN)/python demo/exact_match.py $(DEMO); \
-	echo "demo: done in $$((`date +%s` - start)) s"
+	$(BIN)/python -W ignore demo/exact_match.py $(DEMO); \
+	echo "demo: done in $$((`date +%s` - start)) s; the report: $(DEMO)/adapter/report.html"; \
+	echo "demo: ask it yourself: $(LLM_FINETUNE) chat $(DEMO)/adapter --instruction 'Make this small.'"
 
 test: lint typecheck
 	$(BIN)/pytest

@@ -35,6 +35,7 @@ PLAIN = {
     "train__promptWithInput": "Do what is asked.",
     "train__reportTo": None,
     "eval__perDeviceBatchSize": 3,
+    "eval__generateSamples": 0,
 }
 
 
@@ -80,7 +81,7 @@ def losses(folder: Path) -> list[float]:
 def test_a_run_leaves_a_tuned_adapter_and_its_results(
     run: Run, options: Callable[..., list[str]], model_folder: Path, tmp_path: Path
 ) -> None:
-    outcome = run(*options(train__epochs=3))
+    outcome = run(*options(train__epochs=3, eval__generateSamples=2, eval__maxNewTokens=8))
     assert outcome.code == 0, outcome.text
     out = tmp_path / "out"
     train, evaluation, everything = (read(out / f"{name}_results.json") for name in ("train", "eval", "all"))
@@ -91,6 +92,8 @@ def test_a_run_leaves_a_tuned_adapter_and_its_results(
     assert evaluation["perplexity"] == pytest.approx(math.exp(evaluation["eval_loss"]))
     assert evaluation["tuned"]["perplexity"] < 0.9 * evaluation["base"]["perplexity"]
     assert everything == {**train, **evaluation}
+    assert [set(sample) for sample in evaluation["samples"]] == [{"prompt", "expected", "base", "tuned"}] * 2
+    assert all(0 <= evaluation[model]["rouge_l"] <= 1 for model in ("base", "tuned"))
 
     weights = load_file(out / "adapter_model.safetensors")
     assert weights

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from llm_finetune.data.preview import Preview, preview
-from llm_finetune.job import describe_model, lora_plan
+from llm_finetune.inputs import describe_model, lora_plan
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.settings import Settings

@@ -65,6 +65,37 @@ def run(
     raise typer.Exit(start.start(loaded, check=check, fresh=fresh))
 
 
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def chat(
+    folder: Annotated[Path, typer.Argument(help="An adapter, a merged or a quantized model.")],
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Above 1 answers vary more, below 1 less; 0: always the likeliest.")
+    ] = 0.7,
+    top_k: Annotated[int, typer.Option(min=0, help="Choose among so many tokens; 0: among all.")] = 40,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Choose among the likeliest with this probability together.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 512,
+    system: Annotated[str, typer.Option(help="What the model is told before the conversation.")] = "",
+    instruction: Annotated[
+        str, typer.Option(help="Asked about each line: for models tuned on instructions with an input.")
+    ] = "",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+) -> None:
+    """Answers what is typed, or each line of a pipe; /help at the prompt tells the rest."""
+    from llm_finetune.chat import session
+
+    session.chat(
+        folder,
+        session.ChatOptions(
+            temperature, top_k, top_p, seed, max_new_tokens, system, instruction, trust_remote_code
+        ),
+    )
+
+
 def main() -> None:
     """Runs the command; a user's mistake is shown in a line or a few, without a traceback."""
     try:

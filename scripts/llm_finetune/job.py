@@ -4,51 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from llm_finetune import fingerprint
-from llm_finetune.data import Prepared, open_prepared
+from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16
+from llm_finetune.inputs import Inputs, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
-from llm_finetune.model.fetch import fetch
 from llm_finetune.model.isolation import check_isolation
 from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import load_tuned, save_model
 from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_into
 from llm_finetune.settings import Settings
-from llm_finetune.stages.evaluate import Evaluation, evaluate
-from llm_finetune.stages.prepare import prepare_data, told
+from llm_finetune.stages.judge import Judged, judge, write_results
 from llm_finetune.stages.train import train
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What every rank has in hand before the weights are loaded.
-
-    Attributes:
-        folder: the base model's files.
-        prepared: the rows, memory-mapped.
-    """
-
-    folder: Path
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
-    prepared: Prepared
-
-    @property
-    def pad_id(self) -> int:
-        """Fills rows. No record sees it and nothing is trained on it, so the end of a sequence serves too."""
-        tokenizer = self.tokenizer
-        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def run(settings: Settings, group: Group, *, fresh: bool) -> None:
@@ -72,49 +47,20 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
         return
     if {"train", "evaluate"} & set(left):
         _train_and_evaluate(settings, inputs, folder, group)
-    log.info("done: model and results are in %s", folder.path)
+    if group.ranks.is_writer:
+        deciding = _deciding(settings, inputs)
+        finish_alone(settings, inputs, folder, {stage: deciding[stage] for stage in left})
+    log.info("done: model, results and report are in %s", folder.path)
 
 
 def wanted_stages(settings: Settings) -> dict[str, bool]:
     """The stages in their order, and whether the settings ask for them."""
-    return {"train": settings.do_train, "evaluate": settings.do_eval}
-
-
-def gather(settings: Settings, group: Group) -> Inputs:
-    """Model files and rows, fetched and prepared once, by rank 0, and opened by all."""
-    deadline = settings.wait_for_preparation_minutes * 60
-    name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
-    folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
-    config, tokenizer = describe_model(settings, folder)
-    data = Path(group.once("data", lambda: str(prepare_data(settings, tokenizer)), deadline))
-    prepared = open_prepared(data)
-    for line in told(prepared.summary):
-        log.info("%s", line)
-    return Inputs(folder, config, tokenizer, prepared)
-
-
-def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Configuration and tokenizer, held against the settings before any weight is read."""
-    config = base.load_config(folder, settings.trust_remote_code)
-    tokenizer = base.load_tokenizer(folder, settings.trust_remote_code)
-    base.check_fits(config, tokenizer, settings.train.max_seq_length)
-    if settings.do_train and settings.train.use_lora:
-        outline = base.outline(config, settings.trust_remote_code)
-        adapters.check_targets(outline, lora_plan(settings).target_modules)
-    return config, tokenizer
-
-
-def lora_plan(settings: Settings) -> adapters.LoraPlan:
-    """The adapter that the settings ask for."""
-    train = settings.train
-    return adapters.LoraPlan(
-        rank=train.lora_rank,
-        alpha=train.lora_alpha,
-        dropout=train.lora_dropout,
-        target_modules=train.lora_target_modules or (),
-        rslora=train.use_rslora,
-        dora=train.use_dora,
-    )
+    return {
+        "train": settings.do_train,
+        "evaluate": settings.do_eval,
+        "quantize": settings.do_quantize,
+        "benchmark": settings.do_benchmark,
+    }
 
 
 def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> RunFolder:
@@ -134,7 +80,8 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
 
 def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Deciding]:
     model = fingerprint.of_model(inputs.folder)
-    return fingerprint.of_stages(settings.to_values(), model, inputs.prepared.folder.name)
+    records = inputs.prepared.folder.name if inputs.prepared else ""
+    return fingerprint.of_stages(settings.to_values(), model, records)
 
 
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
@@ -152,8 +99,9 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
                 "versions": results.versions(),
             }
         )
-    judge = _judge(settings, inputs, precision, group)
-    base_loss = judge("base", model) if settings.eval.base or not settings.do_train else None
+    base_judged = None
+    if settings.eval.base or not settings.do_train:
+        base_judged = _judged("base", model, settings, inputs, precision, group)
     if settings.do_train and "train" not in folder.done:
         tuned = _tuned(model, settings, inputs, precision, folder, group)
         if writes_run:
@@ -161,9 +109,9 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
     else:
         # Trained by an earlier round of this run, or by another job.
         tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
-    tuned_loss = judge("tuned", tuned) if tuned else None
+    tuned_judged = _judged("tuned", tuned, settings, inputs, precision, group) if tuned else None
     if group.ranks.is_writer:
-        _write_results(folder.path, base_loss, tuned_loss)
+        write_results(folder.path, base_judged, tuned_judged)
     if writes_run and settings.do_eval:
         folder.finish("evaluate", stages["evaluate"])
 
@@ -182,6 +130,7 @@ def _tuned(
         adapters.name_base(model, settings.model_name_or_path, settings.model_revision)
     if folder.checkpoint:
         log.info("going on from %s", folder.path / folder.checkpoint)
+    assert inputs.prepared
     training = train(
         model,
         inputs.prepared,
@@ -202,10 +151,14 @@ def _tuned(
 
 def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
     """How the model was asked in training, for whoever asks it later."""
+    assert inputs.prepared
+    summary, train_settings = inputs.prepared.summary, settings.train
+    # A conversation in a chat template brings its own opening, or none.
+    has_opening = (summary.data_type, summary.prompt_format) != ("messages", "chat")
     return {
-        "format": inputs.prepared.summary.prompt_format,
-        "with_input": settings.train.prompt_with_input or "",
-        "without_input": settings.train.prompt_without_input or "",
+        "format": summary.prompt_format,
+        "with_input": train_settings.prompt_with_input or "" if has_opening else "",
+        "without_input": train_settings.prompt_without_input or "" if has_opening else "",
     }
 
 
@@ -221,45 +174,33 @@ def _load_base(settings: Settings, inputs: Inputs, group: Group) -> tuple[torch.
     precision = choose_precision(bf16, trains_all_weights=settings.do_train and not train_settings.use_lora)
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
     model = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
-    check_isolation(model, inputs.config.get_text_config().vocab_size)
+    if train_settings.dataset_concatenation:
+        check_isolation(model, inputs.config.get_text_config().vocab_size)
     use_cpu = train_settings.no_cuda or not torch.cuda.is_available()
     return model.to("cpu" if use_cpu else "cuda"), precision
 
 
-def _judge(
-    settings: Settings, inputs: Inputs, precision: Precision, group: Group
-) -> Callable[[str, torch.nn.Module], Evaluation | None]:
-    """The evaluation that the settings ask for, the same for the base and for the tuned model."""
-
-    def judge(name: str, model: torch.nn.Module) -> Evaluation | None:
-        if not settings.do_eval or inputs.prepared.validation is None:
-            return None
-        result = evaluate(
-            model,
-            inputs.prepared.validation,
-            batch_size=settings.eval.per_device_batch_size,
-            pad_id=inputs.pad_id,
-            precision=precision,
-            group=group,
-        )
-        log.info("%s model: validation loss %.4f, perplexity %.4g", name, result.loss, result.perplexity)
-        return result
-
-    return judge
-
-
-def _write_results(folder: Path, base_loss: Evaluation | None, tuned_loss: Evaluation | None) -> None:
-    """eval_results.json, and all_results.json with what the training left beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    judged = tuned_loss or base_loss
-    evaluation: dict[str, Any] = {}
-    if judged:
-        evaluation = {
-            "eval_loss": judged.loss,
-            "perplexity": judged.perplexity,
-            "base": base_loss.to_json() if base_loss else None,
-            "tuned": tuned_loss.to_json() if tuned_loss else None,
-        }
-        results.write_json(folder / results.EVAL, evaluation)
-    training = results.read_json(folder / results.TRAIN) or {}
-    results.write_json(folder / results.ALL, {**training, **evaluation})
+def _judged(
+    name: str,
+    model: torch.nn.Module,
+    settings: Settings,
+    inputs: Inputs,
+    precision: Precision,
+    group: Group,
+) -> Judged | None:
+    """What the evaluation says of the model; None where the settings want none."""
+    if not settings.do_eval or not inputs.prepared or not inputs.prepared.validation:
+        return None
+    judged = judge(
+        name,
+        model,
+        inputs.prepared.validation,
+        settings.eval,
+        tokenizer=inputs.tokenizer,
+        pad_id=inputs.pad_id,
+        precision=precision,
+        group=group,
+    )
+    # Rank 0 has answered prompts meanwhile, longer perhaps than a collective waits.
+    group.barrier(settings.wait_for_preparation_minutes * 60)
+    return judged

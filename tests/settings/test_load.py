@@ -146,8 +146,6 @@ BROKEN = [
         "",
         "neither datasetName nor dataFile is set; write the name of a Hub data set or the path of a file",
     ),
-    ("doQuantize", "true", "found true, but this stage does not exist yet; write false"),
-    ("doBenchmark", "true", "found true, but this stage does not exist yet; write false"),
     (
         "eval.loadBestModel",
         "true",
@@ -226,9 +224,8 @@ def test_all_problems_of_all_files_at_once(write: Write) -> None:
     second = write(
         "distributed:\n  eval: {steps: 0}\n  train: {dataFile: a.json, useLora: yess}\n", "second.yaml"
     )
-    found = problems([first, second], set_values=["distributed.workers=x", "distributed.doBenchmark=true"])
+    found = problems([first, second], set_values=["distributed.workers=x"])
     assert sorted(found) == [
-        "--set: distributed.doBenchmark: found true, but this stage does not exist yet; write false",
         '--set: distributed.workers: found "x" (string), expected a whole number, 1 or more',
         "first.yaml: distributed.train.epoch: unknown key; did you mean epochs?",
         'first.yaml: distributed.train.epochs: found "three" (string), expected a whole number, 1 or more',

@@ -18,8 +18,8 @@ class Asking:
 
     Args:
         tokenizer: the model's.
-        asked_as: the content of prompt.json: `format`, `with_input`, `without_input`. None where a model brings
-            no such file: in the tokenizer's chat template, else as plain text.
+        asked_as: the content of prompt.json: `format`, `with_input`, `without_input`. None where there is no
+            such file: then the tokenizer's chat template, or plain text where it has none.
 
     Attributes:
         format: of the prompt.
@@ -58,7 +58,7 @@ class Asking:
         return self._encoder.prompt_ids(self._prompt.ask(record), self._prompt.writes_special_tokens)
 
     def _opened(self, conversation: Messages) -> Messages:
-        """Begins as the records of the training did, whose opening the chat format writes as a system turn."""
+        """Begins as the training's instructions did: with their opening as a system turn."""
         opening, turns = self._openings.without_input, conversation.turns
         if opening and turns[0].role != "system":
             return Messages((Turn("system", opening), *turns))
@@ -66,11 +66,12 @@ class Asking:
 
 
 def _check(asked_as: Mapping[str, Any], tokenizer: Any) -> None:
-    openings = (asked_as.get(name) for name in ("with_input", "without_input"))
-    if asked_as.get("format") not in get_args(AskedFormat) or not all(isinstance(o, str) for o in openings):
+    openings = [asked_as.get(name) for name in ("with_input", "without_input")]
+    known = asked_as.get("format") in get_args(AskedFormat)
+    if not known or not all(isinstance(opening, str) for opening in openings):
         raise ModelError(
-            f"prompt.json: found {dict(asked_as)!r}; expected format (sections, chat or text), with_input and "
-            "without_input"
+            f"prompt.json: found {dict(asked_as)!r}; expected format (sections, chat or text), with_input "
+            "and without_input (texts)"
         )
     if asked_as["format"] == "chat" and not tokenizer.chat_template:
         raise ModelError("prompt.json: the format is chat, but the tokenizer has no chat template")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from llm_finetune.errors import ModelError
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,44 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
     return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
+def read_config(folder: Path) -> PeftConfig:
+    """An adapter's configuration. Raises ModelError where it cannot be read."""
+    from peft import PeftConfig
+
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # whatever a broken file raises, the user needs its name and not a traceback
+        raise ModelError(f"{folder}: its adapter_config.json cannot be read: {_first_line(error)}") from error
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with the adapter of a folder put onto it, to be used and not trained.
+
+    Raises:
+        ModelError: the adapter is broken, pickled, or belongs to another model.
+    """
+    from peft import get_peft_model
+
+    config = read_config(folder)
+    config.inference_mode = True
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}; expected the adapter's weights beside its configuration")
+    try:
+        tuned = get_peft_model(model, config)
+        # peft's PeftModel.from_pretrained does the same, but only warns of weights that are amiss.
+        read = tuned.load_adapter(str(folder), "default")
+    except Exception as error:  # as above; of the many that there are, peft and safetensors share no class
+        raise ModelError(
+            f"{folder}: the adapter cannot be read, or does not fit its base model: {_first_line(error)}"
+        ) from error
+    if strange := sorted([*read.missing_keys, *read.unexpected_keys]):
+        raise ModelError(
+            f"{folder}: the adapter does not fit its base model: {len(strange)} weights are in one of them "
+            f"alone, first {strange[0]}"
+        )
+    return tuned
+
+
 def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None:
     """Writes the base model as the user named it into the adapter, which so loads by itself elsewhere.
 
@@ -87,6 +126,10 @@ def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None
     for config in model.peft_config.values():
         config.base_model_name_or_path = str(folder.resolve()) if folder.is_dir() else name_or_path
         config.revision = revision
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:

@@ -12,7 +12,12 @@ WEIGHT_FILES = ["*.safetensors"]
 CODE_FILES = ["*.py"]
 
 
-def fetch(name_or_path: str, revision: str | None, *, weights: bool, code: bool) -> Path:
+SETTING = "distributed.modelNameOrPath"
+
+
+def fetch(
+    name_or_path: str, revision: str | None, *, weights: bool, code: bool, named_in: str = SETTING
+) -> Path:
     """The local folder that holds the model's files; downloads what is missing (resumable).
 
     Args:
@@ -20,6 +25,7 @@ def fetch(name_or_path: str, revision: str | None, *, weights: bool, code: bool)
         revision: branch, tag or commit on the Hub.
         weights: also the weights; without them the description and the tokenizer alone.
         code: also the repository's Python files, which only a user who trusts them asks for.
+        named_in: where the user finds that name, for errors.
 
     Raises:
         ModelError: the folder holds no model, or the Hub does not hand it out; says what to do.
@@ -29,10 +35,10 @@ def fetch(name_or_path: str, revision: str | None, *, weights: bool, code: bool)
         return _checked(folder, weights)
     if looks_like_a_path(name_or_path):
         raise ModelError(
-            f"distributed.modelNameOrPath: no folder {name_or_path}; expected a folder with config.json, "
+            f"{named_in}: no folder {name_or_path}; expected a folder with config.json, "
             "or the name of a model on the Hugging Face Hub (owner/name)"
         )
-    return _checked(_download(name_or_path, revision, weights, code), weights)
+    return _checked(_download(name_or_path, revision, weights, code, named_in), weights)
 
 
 def looks_like_a_path(name: str) -> bool:
@@ -57,12 +63,12 @@ def _checked(folder: Path, weights: bool) -> Path:
     return folder
 
 
-def _download(name: str, revision: str | None, weights: bool, code: bool) -> Path:
+def _download(name: str, revision: str | None, weights: bool, code: bool, named_in: str) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
     patterns = DESCRIPTION_FILES + (WEIGHT_FILES if weights else []) + (CODE_FILES if code else [])
-    where = f"distributed.modelNameOrPath: {name}" + (f" at revision {revision}" if revision else "")
+    where = f"{named_in}: {name}" + (f" at revision {revision}" if revision else "")
     where += " (there is no folder of that name)"
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_finetune.model.adapters import load_adapter
 from llm_finetune.model.base import load_weights
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ def load_tuned(
 
     Returns:
         None where the folder holds neither.
+
+    Raises:
+        ModelError: what it holds is broken, or an adapter of another base.
     """
     if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(model, folder)
+        return load_adapter(model, folder)
     if (folder / "config.json").is_file():
         return load_weights(folder, dtype, trust_remote_code)
     return None

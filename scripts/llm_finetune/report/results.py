@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 TRAIN = "train_results.json"
 EVAL = "eval_results.json"
+QUANTIZE = "quantize_results.json"
+BENCHMARK = "benchmark_results.json"
 ALL = "all_results.json"
 HISTORY = "train_history.json"
 PROMPT = "prompt.json"
@@ -46,5 +47,10 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The largest resident set of this process so far, mapped files included.
+
+    By the kernel's status file, since getrusage goes on from the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    highest = next(line for line in lines if line.startswith("VmHWM:"))
+    return int(highest.split()[1]) * 1024

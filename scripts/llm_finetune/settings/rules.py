@@ -10,13 +10,9 @@ from llm_finetune.settings.check import Problem
 if TYPE_CHECKING:
     from llm_finetune.settings.models import Settings
 
-# Stages that have keys but no code yet. Take a key out when its stage enters.
-NOT_YET = ("doQuantize", "doBenchmark")
-
 
 def broken(settings: Settings) -> Iterator[Problem]:
     """The rules that these settings break. A problem's first key is the one to change."""
-    yield from _stages(settings)
     yield from _data(settings)
     yield from _evaluation(settings)
     yield from _adapter(settings)
@@ -24,13 +20,6 @@ def broken(settings: Settings) -> Iterator[Problem]:
 
 def _problem(text: str, *keys: str) -> Problem:
     return Problem(text, tuple(tuple(key.split(".")) for key in keys))
-
-
-def _stages(settings: Settings) -> Iterator[Problem]:
-    values = settings.to_values()
-    for key in NOT_YET:
-        if values[key]:
-            yield _problem("found true, but this stage does not exist yet; write false", key)
 
 
 def _data(settings: Settings) -> Iterator[Problem]:

@@ -1,0 +1,80 @@
+"""The stages behind training and evaluation, which rank 0 does by itself while the others wait to leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from llm_finetune.distributed import Ranks, join
+from llm_finetune.fingerprint import Deciding
+from llm_finetune.inputs import Inputs
+from llm_finetune.model.merging import find_tuned
+from llm_finetune.model.precision import Precision
+from llm_finetune.model.quantized import DESCRIPTION
+from llm_finetune.report import results
+from llm_finetune.report.page import write_report
+from llm_finetune.run_folder import RunFolder
+from llm_finetune.settings import Settings
+from llm_finetune.stages.benchmark import benchmark
+from llm_finetune.stages.evaluate import evaluate
+from llm_finetune.stages.quantize import calibration_texts, quantize
+
+
+def finish_alone(settings: Settings, inputs: Inputs, folder: RunFolder, left: dict[str, Deciding]) -> None:
+    """Quantizes and measures, as far as that is left to do, and writes the report.
+
+    Args:
+        left: the stages that are not done, with what decides their results.
+    """
+    for stage, work in {"quantize": _quantize, "benchmark": _benchmark}.items():
+        if stage in left:
+            work(settings, inputs, folder.path)
+            if settings.do_train:
+                folder.finish(stage, left[stage])
+    write_report(folder.path)
+
+
+def _quantize(settings: Settings, inputs: Inputs, output: Path) -> None:
+    validation = inputs.prepared.validation if inputs.prepared else None
+    count = settings.quantize.calibration_samples
+    texts = calibration_texts(inputs.prepared.train, count) if inputs.prepared else []
+
+    def perplexity(model: PreTrainedModel) -> float:
+        assert validation
+        precision = Precision(model.dtype, autocast=False)
+        with join("gloo", Ranks(0, 1, 0, 1), deadline_seconds=1) as alone:
+            return evaluate(
+                model,
+                validation,
+                batch_size=settings.eval.per_device_batch_size,
+                pad_id=inputs.pad_id,
+                precision=precision,
+                group=alone,
+            ).perplexity
+
+    result = quantize(
+        find_tuned(_tuned_folder(settings, inputs), settings.trust_remote_code),
+        settings.quantize,
+        texts,
+        perplexity if validation else None,
+    )
+    results.write_json(output / results.QUANTIZE, result.to_json())
+
+
+def _benchmark(settings: Settings, inputs: Inputs, output: Path) -> None:
+    quantized = Path(settings.quantize.output_dir)
+    is_ours = settings.do_quantize or not settings.do_train
+    folders = {
+        "tuned": _tuned_folder(settings, inputs),
+        "quantized": quantized if is_ours and (quantized / DESCRIPTION).is_file() else None,
+    }
+    figures = benchmark(folders, settings.benchmark, trust_remote_code=settings.trust_remote_code)
+    results.write_json(output / results.BENCHMARK, figures)
+
+
+def _tuned_folder(settings: Settings, inputs: Inputs) -> Path:
+    """The model just trained; where this job does not train, the adapter that is named, or the base."""
+    if settings.do_train:
+        return Path(settings.train.output_dir)
+    return Path(settings.quantize.peft_model_dir) if settings.quantize.peft_model_dir else inputs.folder

@@ -1,0 +1,1 @@
+"""Chat: a tuned model answers at the terminal, or line by line in a pipe."""

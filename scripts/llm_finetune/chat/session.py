@@ -1,0 +1,182 @@
+"""`llm-finetune chat`: from a folder to answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_finetune.chat.conversation import Conversation
+from llm_finetune.chat.terminal import piped_lines, say, typed_lines
+from llm_finetune.data.asking import Asking
+from llm_finetune.distributed import available_cores
+from llm_finetune.errors import ModelError, SettingsError, UserError
+from llm_finetune.model.folder import ModelFolder, kind_of, load_folder
+from llm_finetune.report import results
+from llm_finetune.report.log import configure
+
+if TYPE_CHECKING:
+    from llm_finetune.generation.decoding import Sampling
+
+HELP = """\
+/reset        forget what was said and begin anew
+/save FILE    add what was said to a file of JSON lines, which training reads
+/help         these lines
+/quit         end (or Ctrl-D); Ctrl-C stops an answer"""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How answers are made.
+
+    Attributes:
+        temperature, top_k, top_p, seed: as for `Sampling`.
+        max_new_tokens: tokens of an answer at most.
+        system: as for `Conversation`, and so `instruction`.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    max_new_tokens: int
+    system: str
+    instruction: str
+    trust_remote_code: bool
+
+
+def chat(folder: Path, options: ChatOptions) -> None:
+    """Loads the model and answers until the input ends.
+
+    At a terminal a mistake is told and the chat goes on; in a pipe it ends the chat.
+
+    Raises:
+        UserError: what is wrong with the folder, the options or, in a pipe, a line.
+    """
+    _check(options)
+    kind = kind_of(folder)
+    # Read by the math libraries when they are loaded, so before torch is.
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    configure("warning", rank=0)
+    loaded = load_folder(folder, trust_remote_code=options.trust_remote_code)
+    asking = Asking(loaded.tokenizer, _asked_as(folder))
+    if asking.format == "text" and (options.system or options.instruction):
+        raise SettingsError(
+            "--system, --instruction: this model was trained on plain text and goes on with it"
+        )
+    session = Session(loaded, asking, options)
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        say(f"{folder}: {kind} model, asked in the format {asking.format}; /help tells what can be done")
+    for line in typed_lines() if at_terminal else piped_lines():
+        try:
+            if not session.take(line, stoppable=at_terminal):
+                return
+        except UserError as error:
+            if not at_terminal:
+                raise
+            say(*error.problems)
+
+
+class Session:
+    """One chat: commands and questions, with what was said so far."""
+
+    def __init__(self, loaded: ModelFolder, asking: Asking, options: ChatOptions) -> None:
+        self._loaded = loaded
+        self._options = options
+        self._conversation = Conversation(asking, options.system, options.instruction)
+        self._asked = 0
+
+    def take(self, line: str, stoppable: bool) -> bool:
+        """Does what the line says; False where it ends the chat.
+
+        Args:
+            stoppable: Ctrl-C stops an answer, and the chat goes on.
+        """
+        command, _, argument = line.strip().partition(" ")
+        if command == "/quit":
+            return False
+        if command == "/help":
+            say(HELP)
+        elif command == "/reset":
+            self._conversation.exchanges.clear()
+            say("forgotten")
+        elif command == "/save":
+            self._save(argument.strip())
+        elif command.startswith("/"):
+            raise SettingsError(f"{command}: no such command; /help names those there are")
+        elif command:
+            self._answer(line, stoppable)
+        return True
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise SettingsError("/save: into which file? /save FILE")
+        file = Path(name).expanduser()
+        if not self._conversation.exchanges:
+            say("nothing was said yet, nothing is saved")
+            return
+        lines = self._conversation.save(file)
+        say(f"{lines} {'record' if lines == 1 else 'records'} added to {file}")
+
+    def _answer(self, question: str, stoppable: bool) -> None:
+        said: list[str] = []
+        try:
+            for piece in self._pieces(question):
+                said.append(piece)
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            if not stoppable:
+                raise
+        print(flush=True)
+        answer = "".join(said)
+        if answer.strip():
+            self._conversation.exchanges.append((question, answer))
+        else:
+            say("(no answer)")
+
+    def _pieces(self, question: str) -> Iterator[str]:
+        from llm_finetune.generation.decoding import context_length, decode
+        from llm_finetune.generation.text import Answer
+
+        loaded, longest = self._loaded, self._options.max_new_tokens
+        context = context_length(loaded.model)
+        room = context - min(longest, context // 2) if context else sys.maxsize
+        prompt, left_out = self._conversation.prompt(question, room)
+        if left_out:
+            say(f"(the oldest {left_out} of your questions no longer fit and are left out)")
+        asking = self._conversation.asking
+        after = prompt if asking.format == "text" else ()
+        answer = Answer(loaded.tokenizer, loaded.end_ids, asking.stop, after)
+        steps = decode(
+            loaded.model, [prompt], max_new_tokens=longest, end_ids=loaded.end_ids, sampling=self._sampling()
+        )
+        yield from answer.pieces(token for (token,) in steps)
+        if not answer.ended:
+            say("(cut: --max-new-tokens, or the model's context, is reached)")
+
+    def _sampling(self) -> Sampling:
+        """With a seed of its own for each question: the same question twice may be answered in two ways."""
+        from llm_finetune.generation.decoding import Sampling
+
+        options = self._options
+        self._asked += 1
+        return Sampling(options.temperature, options.top_k, options.top_p, options.seed + self._asked)
+
+
+def _check(options: ChatOptions) -> None:
+    if options.system and options.instruction:
+        raise SettingsError(
+            "--system, --instruction: records with an instruction have no system turn; give one"
+        )
+
+
+def _asked_as(folder: Path) -> dict[str, object] | None:
+    try:
+        return results.read_json(folder / results.PROMPT)
+    except ValueError as error:
+        raise ModelError(f"{folder / results.PROMPT}: not JSON: {error}") from error

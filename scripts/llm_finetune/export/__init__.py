@@ -1,0 +1,1 @@
+"""A tuned model in forms that other programs read."""

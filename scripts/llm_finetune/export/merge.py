@@ -1,0 +1,38 @@
+"""A tuned model as one plain folder for transformers: the adapter worked into its base's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm_finetune.model.merging import find_tuned
+from llm_finetune.model.stored import SHARD_BYTES, ShardWriter
+from llm_finetune.model.whole_folder import copy_companions, whole_folder
+
+
+def merge(
+    folder: Path, output: Path, *, trust_remote_code: bool = False, shard_bytes: int = SHARD_BYTES
+) -> int:
+    """Writes the model; keeps one shard and one weight in memory, never the model.
+
+    Args:
+        folder: an adapter (its base is found by the name in it), or a whole model, which is copied.
+        output: empty or not there yet.
+        trust_remote_code: run Python code that comes with the base.
+        shard_bytes: of one weights file, at most, where no single weight is larger.
+
+    Returns:
+        Bytes of the weights.
+
+    Raises:
+        ModelError: there is no model, or an adapter that cannot be merged.
+        OutputError: `output` holds something, or cannot be written.
+    """
+    with whole_folder(output) as aside:
+        tuned = find_tuned(folder, trust_remote_code)
+        writer = ShardWriter(aside, shard_bytes)
+        for weight in tuned.weights():
+            writer.add(weight.name, weight.tensor.to(weight.dtype))
+        writer.finish()
+        copy_companions([tuned.folder, tuned.own_files], aside)
+        tuned.config.save_pretrained(aside)
+    return writer.size_bytes

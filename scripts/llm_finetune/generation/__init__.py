@@ -1,0 +1,1 @@
+"""Generation: prompts in, tokens and text out. The one decode loop for everything that answers."""

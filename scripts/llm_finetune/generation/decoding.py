@@ -1,0 +1,183 @@
+"""The decode loop: prompts in, one token a step out for each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llm_finetune.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from the model's distribution.
+
+    Attributes:
+        temperature: the logits are divided by it; 0: always the likeliest token (greedy), the rest is unused.
+        top_k: choose among so many of the likeliest tokens; 0: among all.
+        top_p: choose among the fewest likeliest tokens that together have this probability (nucleus sampling,
+            Holtzman et al. 2019, arXiv 1904.09751), but one at least; counted after temperature and top_k.
+        seed: the same prompts in the same batch with the same seed give the same tokens.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Token:
+    """One chosen token.
+
+    Attributes:
+        log_prob: its log-probability, in nats, by the model itself: before temperature, top_k and top_p.
+    """
+
+    id: int
+    log_prob: float
+
+
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    end_ids: Collection[int] = (),
+    sampling: Sampling = Sampling(),
+) -> Iterator[list[Token | None]]:
+    """The tokens that follow each prompt, step by step; the model runs as the caller asks for the next step.
+
+    A prompt ends with its first token of `end_ids`, which is handed out too, after `max_new_tokens`, or where
+    prompt and tokens fill the model's context. When all have ended, so does the iterator. Prompts of unequal
+    lengths do not influence each other.
+
+    Args:
+        model: a causal language model of transformers in eval mode, also inside peft's wrapper.
+        prompts: token ids of each prompt, at least one.
+
+    Returns:
+        One list a step with an entry a prompt: its token, or None once it has ended.
+
+    Raises:
+        ModelError: at once, where a prompt leaves no room in the model's context.
+    """
+    if not all(prompts):
+        raise ValueError("a prompt without tokens: there is nothing to go on from")
+    context = context_length(model)
+    longest = max(map(len, prompts), default=0)
+    if context is not None and longest >= context:
+        raise ModelError(
+            f"the prompt has {longest:,} tokens and fills the model's context of {context:,}; shorten it"
+        )
+    rooms = [max_new_tokens if context is None else min(max_new_tokens, context - len(p)) for p in prompts]
+    return _steps(model, prompts, rooms, frozenset(end_ids), sampling)
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens that prompt and answer may have together; None: the model names no limit."""
+    length: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
+@torch.inference_mode()
+def _steps(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    rooms: list[int],
+    end_ids: frozenset[int],
+    sampling: Sampling,
+) -> Iterator[list[Token | None]]:
+    reader = _Reader(model, prompts, max(rooms, default=0))
+    generator = torch.Generator(model.device).manual_seed(sampling.seed)
+    next_ids: torch.Tensor | None = None
+    while any(rooms):
+        logits = reader.read_prompts() if next_ids is None else reader.read(next_ids)
+        next_ids = _choose(logits, sampling, generator)
+        log_probs = logits.gather(1, next_ids).squeeze(1) - logits.logsumexp(1)
+        step: list[Token | None] = []
+        for row, (token, log_prob) in enumerate(
+            zip(next_ids.squeeze(1).tolist(), log_probs.tolist(), strict=True)
+        ):
+            step.append(Token(token, log_prob) if rooms[row] else None)
+            rooms[row] = 0 if token in end_ids else max(rooms[row] - 1, 0)
+        yield step
+
+
+class _Reader:
+    """The model and what it has read: the keys and values are kept, so nothing is computed twice.
+
+    Prompts of unequal lengths are padded on their left, where a mask hides the padding and positions leave
+    it out; those of one length need neither.
+
+    Args:
+        steps: tokens that will follow each prompt at most.
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int) -> None:
+        self._model = model
+        self._cache: Any = None
+        self._length = 0
+        width = max(map(len, prompts), default=0)
+        padding = [width - len(prompt) for prompt in prompts]
+        self._prompts = torch.tensor(
+            [[0] * gap + list(prompt) for gap, prompt in zip(padding, prompts, strict=True)],
+            device=model.device,
+        )
+        self._mask: torch.Tensor | None = None
+        if any(padding):
+            # Made once for all steps, which then take slices.
+            columns = torch.arange(width + steps, device=model.device)
+            self._mask = columns >= torch.tensor(padding, device=model.device).unsqueeze(1)
+            self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+
+    def read_prompts(self) -> torch.Tensor:
+        """What `read` returns, for the prompts; the output head runs on their last position alone."""
+        with _head_on_the_last_position(self._model):
+            return self.read(self._prompts)
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits in fp32 for the token that follows, shape (prompts, vocabulary).
+
+        Args:
+            ids: the next tokens of each prompt, shape (prompts, tokens).
+        """
+        start, self._length = self._length, self._length + ids.shape[1]
+        padded = {}
+        if self._mask is not None:
+            padded["attention_mask"] = self._mask[:, : self._length]
+            padded["position_ids"] = self._positions[:, start : self._length]
+        output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, **padded)
+        self._cache = output.past_key_values
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+
+@contextmanager
+def _head_on_the_last_position(model: Any) -> Iterator[None]:
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: inputs[0][:, -1:])
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+    """A token for each row of logits (rows, vocabulary), shape (rows, 1)."""
+    if sampling.temperature == 0:
+        return logits.argmax(1, keepdim=True)
+    # From the highest down, so that no temperature, however small, leaves the numbers' range.
+    scaled = (logits - logits.amax(1, keepdim=True)) / sampling.temperature
+    if not sampling.top_k and sampling.top_p >= 1:
+        return scaled.softmax(1).multinomial(1, generator=generator)
+    vocabulary = logits.shape[1]
+    likeliest, ids = scaled.topk(min(sampling.top_k or vocabulary, vocabulary))
+    probabilities = likeliest.softmax(1)
+    enough = probabilities.cumsum(1) - probabilities >= sampling.top_p
+    enough[:, 0] = False
+    chosen = probabilities.masked_fill(enough, 0).multinomial(1, generator=generator)
+    return ids.gather(1, chosen)

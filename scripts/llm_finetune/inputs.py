@@ -1,0 +1,91 @@
+"""What a job works on: the base model's files and the prepared rows, proved right before weights are read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from llm_finetune.data import Prepared, open_prepared
+from llm_finetune.distributed import Group
+from llm_finetune.generation.decoding import context_length
+from llm_finetune.model import adapters, base
+from llm_finetune.model.fetch import fetch
+from llm_finetune.settings import Settings
+from llm_finetune.stages.benchmark import check_context, shares_of_cores
+from llm_finetune.stages.prepare import prepare_data, told
+from llm_finetune.stages.quantize import check as check_quantization
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every rank has in hand before the weights are loaded.
+
+    Attributes:
+        folder: the base model's files.
+        prepared: the rows, memory-mapped; None where the settings name no records.
+    """
+
+    folder: Path
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared | None
+
+    @property
+    def pad_id(self) -> int:
+        """Fills rows. No record sees it and nothing is trained on it, so the end of a sequence serves too."""
+        tokenizer = self.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def gather(settings: Settings, group: Group) -> Inputs:
+    """Model files and rows, fetched and prepared once, by rank 0, and opened by all.
+
+    Raises:
+        UserError: what is wrong with the model, the records, or with a stage that would come hours later.
+    """
+    deadline = settings.wait_for_preparation_minutes * 60
+    name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
+    folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
+    config, tokenizer = describe_model(settings, folder)
+    if not (settings.train.data_file or settings.train.dataset_name):
+        return Inputs(folder, config, tokenizer, None)
+    prepared = open_prepared(
+        Path(group.once("data", lambda: str(prepare_data(settings, tokenizer)), deadline))
+    )
+    for line in told(prepared.summary):
+        log.info("%s", line)
+    return Inputs(folder, config, tokenizer, prepared)
+
+
+def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer, held against the settings before any weight is read."""
+    trust = settings.trust_remote_code
+    config, tokenizer = base.load_config(folder, trust), base.load_tokenizer(folder, trust)
+    base.check_fits(config, tokenizer, settings.train.max_seq_length)
+    outline = base.outline(config, trust)
+    if settings.do_train and settings.train.use_lora:
+        adapters.check_targets(outline, lora_plan(settings).target_modules)
+    if settings.do_quantize:
+        check_quantization(settings.quantize, outline, Path(settings.train.output_dir))
+    if settings.do_benchmark:
+        shares_of_cores(settings.benchmark)
+        check_context(settings.benchmark.prompt_tokens, context_length(outline))
+    return config, tokenizer
+
+
+def lora_plan(settings: Settings) -> adapters.LoraPlan:
+    """The adapter that the settings ask for."""
+    train = settings.train
+    return adapters.LoraPlan(
+        rank=train.lora_rank,
+        alpha=train.lora_alpha,
+        dropout=train.lora_dropout,
+        target_modules=train.lora_target_modules or (),
+        rslora=train.use_rslora,
+        dora=train.use_dora,
+    )

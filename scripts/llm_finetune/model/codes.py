@@ -1,0 +1,139 @@
+"""Weights as small whole numbers, and how those are packed into bytes.
+
+A matrix of shape (out, in) is cut along its rows into groups; a weight is scale * (code - zero), with a scale and
+a zero for each group and a code from 0 to 2^bits - 1 for each weight. In a symmetric scheme every zero is
+2^(bits - 1) and is not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A format of codes.
+
+    Attributes:
+        bits: of a code, 1 to 8.
+        group_size: weights that share a scale; -1: a whole row. A row's last group may be shorter.
+    """
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+    @property
+    def middle(self) -> int:
+        """The zero of a symmetric scheme."""
+        return int(2 ** (self.bits - 1))
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """bf16 is off by 0.2 %: nothing beside a step of 4 bits, but a quarter of one of 8 at the end of a row."""
+        return torch.bfloat16 if self.bits <= 4 else torch.float32
+
+    def group_in(self, in_features: int) -> int:
+        """Weights of a full group in rows of that length."""
+        return in_features if self.group_size == -1 else min(self.group_size, in_features)
+
+    def groups_in(self, in_features: int) -> int:
+        """Groups of a row."""
+        return -(-in_features // self.group_in(in_features))
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A matrix of a linear layer.
+
+    Attributes:
+        in_features: length of a row.
+        codes: uint8, shape (out, bytes): packed by `pack`.
+        scales: scheme.scale_dtype, shape (out, groups).
+        zeros: uint8, shape (out, bytes): packed too; None in a symmetric scheme.
+    """
+
+    scheme: Scheme
+    in_features: int
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+
+    @classmethod
+    def from_codes(
+        cls, scheme: Scheme, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None
+    ) -> QuantizedWeight:
+        """Packs them.
+
+        Args:
+            codes: whole numbers in any format, shape (out, in), from 0 to 2^bits - 1.
+            scales: shape (out, groups).
+            zeros: like codes, shape (out, groups); None in a symmetric scheme.
+        """
+        return cls(
+            scheme,
+            codes.shape[1],
+            pack(codes.to(torch.uint8), scheme.bits),
+            scales.to(scheme.scale_dtype),
+            None if zeros is None else pack(zeros.to(torch.uint8), scheme.bits),
+        )
+
+    def unpacked_codes(self) -> torch.Tensor:
+        """uint8, shape (out, in)."""
+        return unpack(self.codes, self.scheme.bits, self.in_features)
+
+    def unpacked_zeros(self) -> torch.Tensor:
+        """uint8, shape (out, groups)."""
+        if self.zeros is None:
+            return torch.full_like(self.scales, self.scheme.middle, dtype=torch.uint8)
+        return unpack(self.zeros, self.scheme.bits, self.scales.shape[1])
+
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights, shape (out, in), rounded to `dtype` once."""
+        group = self.scheme.group_in(self.in_features)
+        precise = torch.promote_types(self.scales.dtype, dtype)
+        rows, groups = self.scales.shape
+        codes = pad(self.unpacked_codes(), (0, groups * group - self.in_features)).view(rows, groups, group)
+        # Differences of codes are exact in bf16 too: they stay below 256.
+        weights = codes.to(precise).sub_(self.unpacked_zeros().to(precise).unsqueeze(2))
+        weights = weights.mul_(self.scales.to(precise).unsqueeze(2)).view(rows, groups * group)
+        return weights[:, : self.in_features].to(dtype)
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes of `bits` bits, uint8, shape (rows, columns), in about columns * bits / 8 bytes a row.
+
+    A code is cut into parts of 4, 2 and 1 bits, which divide a byte: 5 bits into 4 and 1. For each width a row's
+    codes are laid in as many stretches as parts fit into a byte, one stretch above the other.
+    """
+    packed, done = [], 0
+    for width in _parts(bits):
+        stretches = 8 // width
+        part = (codes >> done) & (2**width - 1)
+        part = pad(part, (0, -codes.shape[1] % stretches)).view(codes.shape[0], stretches, -1)
+        packed.append(sum(part[:, number] << (number * width) for number in range(stretches)))
+        done += width
+    return torch.cat(packed, dim=1)
+
+
+def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
+    """The inverse of `pack`: uint8, shape (rows, columns)."""
+    codes, start, done = torch.zeros((), dtype=torch.uint8), 0, 0
+    for width in _parts(bits):
+        stretches = 8 // width
+        end = start + -(-columns // stretches)
+        part = packed[:, start:end]
+        if width < 8:
+            mask = 2**width - 1
+            part = torch.cat([(part >> (number * width)) & mask for number in range(stretches)], dim=1)
+        part = part[:, :columns]
+        codes = part << done | codes if done else part
+        start, done = end, done + width
+    return codes
+
+
+def _parts(bits: int) -> list[int]:
+    return [width for width in (8, 4, 2, 1) if bits & width]

@@ -1,0 +1,107 @@
+"""A model as a person has it, in a folder: plain, an adapter with its base named inside, or quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm_finetune.distributed import has_bf16
+from llm_finetune.errors import ModelError
+from llm_finetune.model import adapters, base
+from llm_finetune.model.fetch import fetch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Kind = Literal["plain", "adapter", "quantized"]
+ADAPTER_CONFIG = "adapter_config.json"
+QUANTIZATION = "quantization.json"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model that is ready to answer.
+
+    Attributes:
+        model: in eval mode.
+        end_ids: the tokens that end an answer: the tokenizer's, and those of generation_config.json.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: Kind
+    end_ids: frozenset[int]
+
+
+def kind_of(folder: Path) -> Kind:
+    """What the folder holds, by its files; nothing heavy is loaded.
+
+    Raises:
+        ModelError: there is no such folder, or no model in it.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; expected one with a model or an adapter in it")
+    if (folder / QUANTIZATION).is_file():
+        return "quantized"
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    if (folder / "config.json").is_file():
+        return "plain"
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise ModelError(
+        f"{folder}: no model in this folder; expected config.json, {ADAPTER_CONFIG} or {QUANTIZATION}, "
+        f"found {found}"
+    )
+
+
+def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder:
+    """Loads whatever model the folder holds: in bf16 where the processor has it, else in fp32.
+
+    An adapter comes with its base model, from where adapter_config.json says.
+
+    Raises:
+        ModelError: what is wrong with the folder, or with the base of its adapter, and what to do.
+    """
+    import torch
+
+    kind = kind_of(folder)
+    dtype = torch.bfloat16 if has_bf16() else torch.float32
+    described = folder
+    if kind == "quantized":
+        from llm_finetune.model.quantized import load_quantized
+
+        model = load_quantized(folder, trust_remote_code=trust_remote_code)
+    elif kind == "adapter":
+        base_folder = base_of(folder, trust_remote_code)
+        if not (folder / "tokenizer.json").is_file():
+            described = base_folder
+        model = adapters.load_adapter(base.load_weights(base_folder, dtype, trust_remote_code), folder)
+    else:
+        model = base.load_weights(
+            fetch(str(folder), None, weights=True, code=False), dtype, trust_remote_code
+        )
+    tokenizer = base.load_tokenizer(described, trust_remote_code)
+    return ModelFolder(model.eval(), tokenizer, kind, end_ids(model, tokenizer))
+
+
+def base_of(folder: Path, trust_remote_code: bool) -> Path:
+    """The folder of the base model that an adapter names; downloads what is missing.
+
+    Raises:
+        ModelError: adapter_config.json is broken, or its base is not there.
+    """
+    config = adapters.read_config(folder)
+    named_in = f"{folder / ADAPTER_CONFIG}, base_model_name_or_path"
+    name = config.base_model_name_or_path
+    if not name:
+        raise ModelError(f"{named_in}: empty; write the base model's folder there, or its name on the Hub")
+    return fetch(name, config.revision, weights=True, code=trust_remote_code, named_in=named_in)
+
+
+def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's generation_config."""
+    named = model.generation_config.eos_token_id
+    several = named if isinstance(named, list) else [named]
+    return frozenset(int(one) for one in (tokenizer.eos_token_id, *several) if one is not None)

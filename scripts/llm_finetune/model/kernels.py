@@ -1,0 +1,160 @@
+"""Linear layers over quantized weights, by torch's own kernels for the CPU.
+
+At one or a few rows a product costs what it takes to read the weights, and codes are smaller than bf16. At many
+rows it costs arithmetic, at which bf16's matrix product is better: then the weights are unpacked for that one call.
+
+torch's kernels know two formats: 4 bits in groups of 32, 64, 128 or 256 with a scale and an offset each; and
+8 bits with a scale for each row. They hold others exactly too: fewer bits, and groups that are made of theirs. They
+are made for bf16 inputs; in fp32 they fall back to plain loops.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch.nn.functional import linear
+
+from llm_finetune.model.codes import QuantizedWeight, Scheme
+
+# Where unpacking begins to pay, measured with 2 threads on AVX-512 with bf16.
+WIDE_ROWS = 64
+INT4_GROUPS = (256, 128, 64, 32)
+
+
+class QuantizedLinear(torch.nn.Module):
+    """A linear layer whose weight was quantized. It cannot be trained.
+
+    Attributes:
+        kernel: what multiplies, as reports name it.
+    """
+
+    kernel = ""
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.codes.shape[0], weight.in_features
+        self.register_buffer("bias", bias)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Shape (..., in) to (..., out), in the inputs' format."""
+        rows = inputs.reshape(-1, self.in_features)
+        if len(rows) < WIDE_ROWS:
+            outputs = self.multiply(rows.to(torch.bfloat16)).to(inputs.dtype)
+            outputs = outputs if self.bias is None else outputs + self.bias
+        else:
+            outputs = linear(rows, self.dequantized(inputs.dtype), self.bias)
+        return outputs.view(*inputs.shape[:-1], self.out_features)
+
+    def multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        """By the kernel: bf16, shape (rows, in) to (rows, out)."""
+        raise NotImplementedError
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight, shape (out, in)."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, kernel={self.kernel}"
+
+
+class Int4Linear(QuantizedLinear):
+    """Up to 4 bits, in groups made of 32, 64, 128 or 256 weights."""
+
+    kernel = "torch int4"
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias)
+        scheme, columns = weight.scheme, weight.in_features
+        # Not a copy: the file's memory, which is only read for wide inputs.
+        self.weight = weight
+        self.group = int4_group(scheme, columns) or 0
+        # The kernel's weight is scale * (code - 8) + offset, with an offset in bf16. Codes are shifted to have
+        # their middle at 8, so that the offset is small, and 0 in a symmetric scheme.
+        offsets = (scheme.middle - weight.unpacked_zeros().float()) * weight.scales.float()
+        repeats = -(-scheme.group_in(columns) // self.group)
+        tables = (table.repeat_interleave(repeats, dim=1) for table in (weight.scales.float(), offsets))
+        scales_and_offsets = torch.stack([table[:, : columns // self.group].T for table in tables], dim=2)
+        self.register_buffer("scales_and_offsets", scales_and_offsets.to(torch.bfloat16).contiguous())
+        codes = weight.unpacked_codes().to(torch.int32) + (8 - scheme.middle)
+        self.register_buffer("codes", torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))
+
+    def multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, self.codes, self.group, self.scales_and_offsets
+        )
+        return product
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.weight.dequantize(dtype)
+
+
+class Int8Linear(QuantizedLinear):
+    """Codes that fit into 8 bits with their sign, and a scale for each row."""
+
+    kernel = "torch int8"
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias)
+        signed = weight.unpacked_codes().to(torch.int16) - weight.unpacked_zeros().to(torch.int16)
+        self.register_buffer("codes", signed.to(torch.int8))
+        self.register_buffer("scales", weight.scales.flatten().float())
+        self.register_buffer("kernel_scales", self.scales.to(torch.bfloat16))
+
+    def multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.codes, self.kernel_scales)
+        return product
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return (self.codes * self.scales.unsqueeze(1)).to(dtype)
+
+
+class UnpackedLinear(torch.nn.Linear):
+    """A plain layer, for weights that no kernel takes: unpacked once, when the model is loaded."""
+
+    kernel = "unpacked"
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__(weight.in_features, weight.codes.shape[0], bias is not None, device="meta")
+        self.weight = torch.nn.Parameter(weight.dequantize(dtype), requires_grad=False)
+        if bias is not None:
+            self.bias = torch.nn.Parameter(bias, requires_grad=False)
+
+
+def quantized_linear(
+    weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype
+) -> QuantizedLinear | UnpackedLinear:
+    """The fastest layer that holds these weights exactly.
+
+    Args:
+        dtype: of the model; also of `bias`.
+    """
+    rows, columns = weight.codes.shape[0], weight.in_features
+    # Other shapes they refuse, or, in 8 bits, read past the end of.
+    if rows % 16 == 0 and columns % 32 == 0:
+        if int4_group(weight.scheme, columns):
+            return Int4Linear(weight, bias)
+        if fits_int8(weight.scheme, columns):
+            return Int8Linear(weight, bias)
+    return UnpackedLinear(weight, bias, dtype)
+
+
+def int4_group(scheme: Scheme, in_features: int) -> int | None:
+    """The largest of the 4-bit kernel's groups that the scheme's groups are made of."""
+    group = scheme.group_in(in_features)
+    fitting = (size for size in INT4_GROUPS if group % size == 0 and in_features % size == 0)
+    return next(fitting, None) if scheme.bits <= 4 else None
+
+
+def fits_int8(scheme: Scheme, in_features: int) -> bool:
+    """Whether a row is one group, and every code less its zero fits into 8 bits with a sign."""
+    return scheme.group_in(in_features) == in_features and (scheme.symmetric or scheme.bits < 8)
+
+
+def kernels_of(model: torch.nn.Module) -> str:
+    """What runs the quantized layers of a model: "torch int4", or "torch int4 (20 layers), unpacked (4 layers)"."""
+    layers = (module for module in model.modules() if isinstance(module, QuantizedLinear | UnpackedLinear))
+    counts = Counter(layer.kernel for layer in layers)
+    if len(counts) <= 1:
+        return "".join(counts)
+    return ", ".join(f"{kernel} ({count} layers)" for kernel, count in counts.most_common())

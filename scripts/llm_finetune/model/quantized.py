@@ -1,0 +1,127 @@
+"""The folder of a quantized model: what is in it, and loading it.
+
+    quantization.json       algorithm, bits, group size, scheme, and the names of the quantized layers; written last
+    *.safetensors           <layer>.codes, <layer>.scales, <layer>.zeros; the other weights under their own names
+    config.json, tokenizer, generation_config.json, prompt.json
+
+Nothing in it is pickled, and nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llm_finetune.distributed.cores import has_bf16
+from llm_finetune.errors import ModelError
+from llm_finetune.model import base
+from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.model.kernels import quantized_linear
+from llm_finetune.model.stored import StoredWeights
+
+DESCRIPTION = "quantization.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What quantization.json says.
+
+    Attributes:
+        algorithm: RTN, GPTQ, AWQ or TEQ.
+        scheme: sym or asym.
+        layers: the quantized linear layers, by their paths in the model.
+    """
+
+    algorithm: str
+    bits: int
+    group_size: int
+    scheme: str
+    layers: tuple[str, ...]
+    format: int = FORMAT
+
+    def write(self, folder: Path) -> None:
+        """Makes the folder a quantized model's."""
+        (folder / DESCRIPTION).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """Raises ModelError where the folder is not a quantized model's, or of a later version."""
+        file = folder / DESCRIPTION
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["format"] > FORMAT:
+                raise ModelError(f"{file}: format {content['format']}; this version reads up to {FORMAT}: update it")
+            return cls(**{**content, "layers": tuple(content["layers"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{file}: not the description of a quantized model: {error}") from error
+
+
+def load_quantized(
+    folder: Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model of a quantized folder, to answer with; a causal language model of transformers.
+
+    Args:
+        dtype: of what is not quantized. None: bf16 where the processor has it, else fp32.
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        ModelError: the folder is not a quantized model's, or is not whole.
+    """
+    from accelerate import init_empty_weights
+
+    folder = Path(folder)
+    description = Description.read(folder)
+    if dtype is None:
+        dtype = torch.bfloat16 if has_bf16() else torch.float32
+    config = base.load_config(folder, trust_remote_code)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    tensors = dict(StoredWeights(folder).mapped())
+    scheme = Scheme(description.bits, description.group_size, description.scheme == "sym")
+    try:
+        for path in description.layers:
+            linear = model.get_submodule(path)
+            model.set_submodule(path, _restored(path, linear, scheme, tensors, dtype))
+    except (AttributeError, KeyError) as error:
+        raise ModelError(f"{folder}: {DESCRIPTION} and the weights do not fit together: no {error}") from error
+    # Copies: what is mapped lies in memory as the file has it, and that is not always aligned.
+    plain = {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
+    model.load_state_dict(plain, strict=False, assign=True)
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(f"{folder}: the weight {name} is not in its files: the folder is not whole")
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.requires_grad_(False).eval()
+
+
+def features(linear: torch.nn.Linear | Conv1D) -> tuple[int, int]:
+    """(out, in) of a linear layer."""
+    rows, columns = linear.weight.shape
+    return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
+
+
+def _restored(
+    path: str,
+    linear: torch.nn.Linear | Conv1D,
+    scheme: Scheme,
+    tensors: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> torch.nn.Module:
+    weight = QuantizedWeight(
+        scheme,
+        features(linear)[1],
+        tensors.pop(f"{path}.codes"),
+        tensors.pop(f"{path}.scales"),
+        None if scheme.symmetric else tensors.pop(f"{path}.zeros"),
+    )
+    bias = tensors.pop(f"{path}.bias", None)
+    return quantized_linear(weight, None if bias is None else bias.to(dtype, copy=True), dtype)

@@ -1,0 +1,90 @@
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one by one, and the columns that are still to
+come make up for the error, by what the calibration texts say of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llm_finetune.errors import ModelError
+from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.quantization.blocks import Block, walk
+
+COLUMNS_AT_ONCE = 128
+
+
+def gptq(
+    model: PreTrainedModel, scheme: Scheme, texts: Sequence[Sequence[int]]
+) -> Iterator[tuple[str, QuantizedWeight]]:
+    """The linear layers of the decoder blocks, each as soon as it is done."""
+    for block in walk(model, texts):
+        solvers = _solvers(block, scheme)
+        _show_inputs(block, solvers)
+        for path, linear in block.linears().items():
+            # A layer that no text has reached tells nothing of its inputs.
+            if solvers[path].nsamples:
+                yield f"{block.path}.{path}", _solve(solvers[path], linear, scheme)
+
+
+def _solvers(block: Block, scheme: Scheme) -> dict[str, Any]:
+    """neural-compressor's solver for each linear layer."""
+    from neural_compressor.torch.algorithms.weight_only.gptq import GPTQ
+
+    config = {
+        "dtype": "int",
+        "bits": scheme.bits,
+        "sym": scheme.symmetric,
+        "perchannel": True,
+        "mse": False,
+        "use_double_quant": False,
+        "double_quant_sym": False,
+    }
+    solvers = {}
+    for path, linear in block.linears().items():
+        solvers[path] = GPTQ(linear, linear.weight.data)
+        solvers[path].quantizer.configure(config)
+    return solvers
+
+
+def _show_inputs(block: Block, solvers: dict[str, Any]) -> None:
+    """Runs the texts through the block; each solver sees its layer's inputs."""
+
+    def shown(solver: Any) -> Any:
+        return lambda _, inputs, output: solver.add_batch(inputs[0], output)
+
+    hooks = [
+        linear.register_forward_hook(shown(solvers[path])) for path, linear in block.linears().items()
+    ]
+    for call in block.calls:
+        block.run(call)
+    for hook in hooks:
+        hook.remove()
+
+
+@torch.no_grad()
+def _solve(solver: Any, linear: Any, scheme: Scheme) -> QuantizedWeight:
+    """The codes; the layer itself goes on with the rounded weights."""
+    columns = solver.columns
+    group = scheme.group_in(columns)
+    try:
+        scales, _, zeros, rounded = solver.fasterquant(
+            linear.weight.data,
+            # Corrections reach a group's range only when a new stretch of columns begins.
+            blocksize=min(group, COLUMNS_AT_ONCE),
+            groupsize=-1 if group == columns else group,
+        )
+    except torch.linalg.LinAlgError as error:
+        raise ModelError(
+            "GPTQ cannot solve for a layer's weights from so few texts; raise "
+            "distributed.quantize.calibrationSamples, or write RTN"
+        ) from error
+    linear.weight.data = rounded
+    matrix = rounded.T if isinstance(linear, Conv1D) else rounded
+    each = torch.arange(columns) // group
+    codes = torch.round(matrix / scales[:, each] + zeros[:, each])
+    return QuantizedWeight.from_codes(scheme, codes, scales, None if scheme.symmetric else zeros)

@@ -1,0 +1,87 @@
+"""What the evaluation says of the base and of the tuned model: loss, perplexity, and a few answers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from llm_finetune.data import Split
+from llm_finetune.distributed import Group
+from llm_finetune.model.precision import Precision
+from llm_finetune.report import results
+from llm_finetune.settings import EvalSettings
+from llm_finetune.stages.evaluate import Evaluation, evaluate
+from llm_finetune.stages.samples import Sample, sample_answers, scores, side_by_side
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the evaluation says of one model.
+
+    Attributes:
+        samples: its answers to a few validation prompts; rank 0 alone asks.
+    """
+
+    loss: Evaluation
+    samples: list[Sample]
+
+    def to_json(self) -> dict[str, float]:
+        return {**self.loss.to_json(), **(scores(self.samples) if self.samples else {})}
+
+
+def judge(
+    name: str,
+    model: torch.nn.Module,
+    validation: Split,
+    settings: EvalSettings,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    pad_id: int,
+    precision: Precision,
+    group: Group,
+) -> Judged:
+    """Judges a model on the validation rows.
+
+    Args:
+        name: what the log calls it.
+    """
+    batch_size = settings.per_device_batch_size
+    loss = evaluate(model, validation, batch_size=batch_size, pad_id=pad_id, precision=precision, group=group)
+    log.info("%s model: validation loss %.4f, perplexity %.4g", name, loss.loss, loss.perplexity)
+    samples: list[Sample] = []
+    if group.ranks.is_writer and settings.generate_samples:
+        samples = sample_answers(
+            model,
+            tokenizer,
+            validation,
+            count=settings.generate_samples,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=batch_size,
+            precision=precision,
+        )
+    return Judged(loss, samples)
+
+
+def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> None:
+    """eval_results.json, and all_results.json with what the training left beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    judged = tuned or base
+    evaluation: dict[str, Any] = {}
+    if judged:
+        evaluation = {
+            "eval_loss": judged.loss.loss,
+            "perplexity": judged.loss.perplexity,
+            "base": base.to_json() if base else None,
+            "tuned": tuned.to_json() if tuned else None,
+            "samples": side_by_side(base.samples if base else [], tuned.samples if tuned else []),
+        }
+        results.write_json(folder / results.EVAL, evaluation)
+    training = results.read_json(folder / results.TRAIN) or {}
+    results.write_json(folder / results.ALL, {**training, **evaluation})

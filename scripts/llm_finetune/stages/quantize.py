@@ -1,0 +1,215 @@
+"""Quantization: a tuned model into a folder with weights of a few bits, and what that costs in perplexity."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from llm_finetune.data import Split
+from llm_finetune.errors import ModelError, SettingsError
+from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.model.kernels import kernels_of
+from llm_finetune.model.merging import TunedModel
+from llm_finetune.model.quantized import DESCRIPTION, Description, load_quantized
+from llm_finetune.model.stored import ShardWriter, StoredWeights
+from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder
+from llm_finetune.quantization.awq import awq
+from llm_finetune.quantization.blocks import LINEAR
+from llm_finetune.quantization.gptq import gptq
+from llm_finetune.quantization.nearest import round_to_nearest
+from llm_finetune.quantization.teq import teq
+from llm_finetune.settings import QuantizeSettings
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[PreTrainedModel], float]
+Results = Iterator[tuple[str, QuantizedWeight | torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What a quantization did.
+
+    Attributes:
+        scheme: sym or asym.
+        kernel: what runs the quantized layers on this machine.
+        perplexity: of the quantized model; None where nothing judged it.
+        size_bytes: of the quantized model's weights, on disk.
+        unquantized_size_bytes: of the same model's, before.
+        seconds: without the judging.
+    """
+
+    algorithm: str
+    bits: int
+    group_size: int
+    scheme: str
+    kernel: str
+    perplexity: float | None
+    size_bytes: int
+    unquantized_size_bytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, str | int | float | None]:
+        return asdict(self)
+
+
+def quantize(
+    tuned: TunedModel,
+    settings: QuantizeSettings,
+    texts: Sequence[Sequence[int]],
+    judge: Judge | None = None,
+) -> Quantization:
+    """Writes the quantized model to settings.output_dir, which is replaced once the new one is whole.
+
+    Every linear layer is quantized but the output head; that and the embeddings stay as they are.
+
+    Args:
+        tuned: the model to quantize.
+        texts: token ids of training records, for GPTQ, AWQ and TEQ; RTN needs none.
+        judge: the perplexity of a model.
+
+    Raises:
+        UserError: see `check`.
+    """
+    started = time.perf_counter()
+    algorithm, scheme = settings.woq_algo, scheme_of(settings)
+    output = Path(settings.output_dir)
+    if tuned.absent:
+        raise ModelError(
+            f"{tuned.folder}: its files hold no weight {tuned.absent[0]} (transformers makes it of others), "
+            "so this model cannot be quantized weight by weight"
+        )
+    layers = quantizable_layers(tuned.outline())
+    if algorithm != "RTN" and not texts:
+        raise SettingsError(f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none")
+    log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
+    with whole_folder(output, replaces=DESCRIPTION) as aside:
+        writer = ShardWriter(aside)
+        _write_weights(writer, tuned, layers, scheme, _results(algorithm, tuned, scheme, texts))
+        writer.finish()
+        copy_companions([tuned.folder, tuned.own_files], aside)
+        tuned.config.save_pretrained(aside)
+        name = "sym" if scheme.symmetric else "asym"
+        Description(algorithm, scheme.bits, scheme.group_size, name, tuple(sorted(layers))).write(aside)
+    seconds = time.perf_counter() - started
+    model = load_quantized(output, trust_remote_code=tuned.trust_remote_code)
+    result = Quantization(
+        algorithm,
+        scheme.bits,
+        scheme.group_size,
+        name,
+        kernels_of(model),
+        judge(model) if judge else None,
+        StoredWeights(output).size_bytes,
+        tuned.stored.size_bytes,
+        seconds,
+    )
+    log.info("quantized: %s, run by %s", _sizes(result), result.kernel)
+    return result
+
+
+def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> None:
+    """Refuses what cannot be done, before anything is trained.
+
+    Args:
+        outline: of the model.
+        tuned: where the model to quantize is, or will be.
+
+    Raises:
+        SettingsError: settings that cannot be.
+        ModelError: a model without linear layers.
+        OutputError: outputDir holds something else.
+    """
+    scheme, output = scheme_of(settings), Path(settings.output_dir)
+    if scheme.bits == 1 and scheme.symmetric:
+        raise SettingsError(
+            "distributed.quantize.woqScheme: 1 bit holds two values, which cannot lie around zero; "
+            "write asym, or more bits"
+        )
+    if output.resolve() == tuned.resolve():
+        raise SettingsError(f"distributed.quantize.outputDir: {output} holds the model itself; name another folder")
+    quantizable_layers(outline)
+    check_replaceable(output, replaces=DESCRIPTION)
+
+
+def scheme_of(settings: QuantizeSettings) -> Scheme:
+    """The format that the settings ask for."""
+    return Scheme(settings.woq_bits, settings.woq_group_size, settings.woq_scheme == "sym")
+
+
+def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """The linear layers by their paths, without the output head, as neural-compressor does by default."""
+    head = outline.get_output_embeddings()
+    layers = {
+        path: module for path, module in outline.named_modules() if isinstance(module, LINEAR) and module is not head
+    }
+    if not layers:
+        raise ModelError(f"a {outline.config.model_type} model has no linear layers that could be quantized")
+    return layers
+
+
+def calibration_texts(split: Split, count: int) -> list[list[int]]:
+    """Token ids of up to `count` records, evenly from the whole split.
+
+    Records of one token tell nothing and are left out.
+    """
+    rows = min(len(split), count)
+    picked = [split[math.floor(number * len(split) / rows)] for number in range(rows)]
+    records = [s.input_ids.tolist() for row in picked for s in row.segments if len(s.input_ids) > 1]
+    step = max(1, len(records) / count)
+    return [records[math.floor(number * step)] for number in range(min(count, len(records)))]
+
+
+def _results(algorithm: str, tuned: TunedModel, scheme: Scheme, texts: Sequence[Sequence[int]]) -> Results:
+    """What the algorithm makes of the model: layers by their paths, and other weights that it changed."""
+    if algorithm == "RTN":
+        return iter(())
+    with_texts = {"GPTQ": gptq, "AWQ": awq, "TEQ": teq}[algorithm]
+    return with_texts(tuned.load(), scheme, texts)
+
+
+def _write_weights(
+    writer: ShardWriter,
+    tuned: TunedModel,
+    layers: dict[str, torch.nn.Module],
+    scheme: Scheme,
+    results: Results,
+) -> None:
+    """The results, then the rest of the model: linear layers rounded to nearest, other weights as they are."""
+    done = set()
+    for name, value in results:
+        if isinstance(value, QuantizedWeight):
+            _add(writer, name, value)
+            done.add(f"{name}.weight")
+        else:
+            writer.add(name, value)
+            done.add(name)
+    for weight in tuned.weights(without=done):
+        if weight.module_name is None:
+            continue
+        path = weight.module_name.removesuffix(".weight")
+        if path in layers and path != weight.module_name:
+            is_transposed = not isinstance(layers[path], torch.nn.Linear)
+            matrix = weight.tensor.T if is_transposed else weight.tensor
+            _add(writer, path, round_to_nearest(matrix, scheme))
+        else:
+            writer.add(weight.module_name, weight.tensor.to(weight.dtype))
+
+
+def _add(writer: ShardWriter, path: str, weight: QuantizedWeight) -> None:
+    writer.add(f"{path}.codes", weight.codes)
+    writer.add(f"{path}.scales", weight.scales)
+    if weight.zeros is not None:
+        writer.add(f"{path}.zeros", weight.zeros)
+
+
+def _sizes(result: Quantization) -> str:
+    share = result.size_bytes / result.unquantized_size_bytes
+    return f"{result.size_bytes / 1e6:,.1f} MB, {share:.0%} of {result.unquantized_size_bytes / 1e6:,.1f} MB"

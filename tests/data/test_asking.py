@@ -1,0 +1,103 @@
+"""A model is asked with the very tokens that stood before the answers of its training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from made_up import byte_level, instructions
+
+from conftest import Prepare
+from llm_finetune.data.asking import Asking
+from llm_finetune.data.prepared import Segment
+from llm_finetune.data.records import Instruction, Messages, Record, Text, Turn
+from llm_finetune.errors import ModelError
+
+OPENINGS = {"with_input": "Answer with the input.", "without_input": "Answer."}
+TURNS = (
+    Turn("system", "Be kind."),
+    Turn("user", "Hello"),
+    Turn("assistant", "Hi there"),
+    Turn("user", "Größe? 日本"),
+    Turn("assistant", "So long"),
+    Turn("user", "Bye"),
+    Turn("assistant", "la la"),
+)
+
+
+def before_answers(segment: Segment) -> list[list[int]]:
+    """The tokens before each run of trained ones."""
+    trained = (segment.labels >= 0).tolist()
+    starts = [i for i, is_trained in enumerate(trained) if is_trained and not trained[i - 1]]
+    return [segment.input_ids[:start].tolist() for start in starts]
+
+
+@pytest.mark.parametrize("prompt_format", ["sections", "chat"])
+def test_instructions(prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, prompt_format: str) -> None:
+    using = chat_tokenizer if prompt_format == "chat" else tokenizer
+    rows = instructions(30)
+    split = prepared(rows, using=using, prompt_format=prompt_format, packing=False).train
+    asking = Asking(using, {"format": prompt_format, **OPENINGS})
+    for i, row in enumerate(split):
+        record = rows[split.provenance(i)[0][2] - 1]
+        asked: list[Record] = [Instruction(record["instruction"], record["input"], "")]
+        if not record["input"]:
+            asked.append(Messages((Turn("user", record["instruction"]),)))
+        for question in asked:
+            assert [asking.ids(question)] == before_answers(row.segments[0])
+
+
+@pytest.mark.parametrize("prompt_format", ["sections", "chat"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_turn_of_a_conversation(
+    prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, prompt_format: str, first: int
+) -> None:
+    using = chat_tokenizer if prompt_format == "chat" else tokenizer
+    turns = TURNS[first:]
+    row = {"messages": [turn._asdict() for turn in turns]}
+    segment = prepared([row], using=using, prompt_format=prompt_format).train[0].segments[0]
+    # Conversations have no opening in the chat format; in sections theirs is the one without input.
+    openings = OPENINGS if prompt_format == "sections" else {"with_input": "", "without_input": ""}
+    asking = Asking(using, {"format": prompt_format, **openings})
+    answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+    assert [asking.ids(Messages(turns[:i])) for i in answered] == before_answers(segment)
+
+
+def test_text_is_gone_on_with(prepared: Prepare, tokenizer: Any) -> None:
+    (segment,) = prepared([{"text": "the cat sat"}], data_type="text").train[0].segments
+    asking = Asking(tokenizer, {"format": "text", **OPENINGS})
+    assert asking.ids(Text("the cat sat")) == segment.input_ids[:-1].tolist()
+    assert segment.input_ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_model_that_does_not_say_is_asked_by_its_template_or_as_text(
+    tokenizer: Any, chat_tokenizer: Any
+) -> None:
+    chat, text = Asking(chat_tokenizer, None), Asking(tokenizer, None)
+    assert (chat.format, text.format) == ("chat", "text")
+    turns = [{"role": "user", "content": "Hello"}]
+    expected = chat_tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert chat.ids(Messages((Turn("user", "Hello"),))) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"format": "poem", **OPENINGS},
+        {"format": "text", "with_input": None, "without_input": ""},
+        {"format": "chat", **OPENINGS},
+    ],
+)
+def test_a_prompt_file_that_makes_no_sense_is_refused(content: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"prompt\.json"):
+        Asking(byte_level(), content)
+
+
+def test_the_first_records_come_in_the_order_of_the_file(prepared: Prepare, tokenizer: Any) -> None:
+    rows = instructions(20)
+    split = prepared(rows).train
+    whole = [tokenizer.decode(segment.input_ids) for segment in split.first_records(5)]
+    assert len(whole) == 5
+    assert all(row["output"] in text for row, text in zip(rows, whole, strict=False))
+    assert len(split.first_records(100)) == 20

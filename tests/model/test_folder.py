@@ -1,0 +1,182 @@
+"""Whatever a folder holds, one call loads it, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm_finetune.errors import ModelError
+from llm_finetune.model import folder as model_folders
+from llm_finetune.model.folder import load_folder
+from tiny import tiny_model
+
+IDS = torch.tensor([[5, 40, 17, 60]])
+
+
+@pytest.fixture(scope="module")
+def adapter_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    make_adapter(model_folder, folder, target_modules=["q_proj", "v_proj"])
+    return folder
+
+
+def make_adapter(base: Path, folder: Path, **config: Any) -> None:
+    """An adapter with random weights, as peft saves it, with its tokenizer."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lora = LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **config)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+
+
+@pytest.fixture
+def adapter(adapter_folder: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(adapter_folder, tmp_path / "adapter"))
+
+
+@pytest.fixture(autouse=True)
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_folders, "has_bf16", lambda: False)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(IDS).logits
+    return found
+
+
+def change_config(adapter: Path, **values: Any) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_a_plain_folder(model_folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    loaded = load_folder(model_folder)
+    assert (loaded.kind, loaded.end_ids, loaded.model.training) == ("plain", {2}, False)
+    assert loaded.tokenizer.eos_token == "</s>"
+    assert torch.equal(logits(loaded.model), logits(AutoModelForCausalLM.from_pretrained(model_folder)))
+
+
+def test_an_adapter_brings_its_base(adapter: Path, model_folder: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    loaded = load_folder(adapter)
+    assert (loaded.kind, loaded.end_ids, loaded.model.training) == ("adapter", {2}, False)
+    assert torch.equal(logits(loaded.model), logits(AutoPeftModelForCausalLM.from_pretrained(adapter)))
+    assert not torch.equal(logits(loaded.model), logits(load_folder(model_folder).model))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "all-linear", "use_rslora": True},
+        {"target_modules": ["q_proj"], "use_dora": True},
+        {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"]},
+    ],
+)
+def test_adapters_of_all_kinds(model_folder: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    make_adapter(model_folder, tmp_path, **config)
+    expected = logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path))
+    assert torch.equal(logits(load_folder(tmp_path).model), expected)
+
+
+def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter: Path) -> None:
+    for file in adapter.glob("tokenizer*"):
+        file.unlink()
+    assert load_folder(adapter).tokenizer.eos_token == "</s>"
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_weights_are_in_what_the_processor_has(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(model_folders, "has_bf16", lambda: bf16)
+    embeddings = load_folder(adapter).model.get_input_embeddings()
+    assert embeddings.weight.dtype == dtype
+
+
+def test_all_ends_of_the_generation_config_count(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+    assert load_folder(folder).end_ids == {2, 7, 9}
+
+
+def lose_the_folder(adapter: Path) -> None:
+    shutil.rmtree(adapter)
+
+
+def empty_the_folder(adapter: Path) -> None:
+    for file in adapter.iterdir():
+        file.unlink()
+    (adapter / "notes.txt").write_text("")
+
+
+def move_the_base(adapter: Path) -> None:
+    change_config(adapter, base_model_name_or_path="/somewhere/else/base")
+
+
+def name_no_base(adapter: Path) -> None:
+    change_config(adapter, base_model_name_or_path=None)
+
+
+def cut_the_config(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text('{"r": ')
+
+
+def lose_the_weights(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+
+
+def cut_the_weights(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def lose_one_weight(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    del weights[min(weights)]
+    save_file(weights, file)
+
+
+def take_a_base_of_other_shapes(adapter: Path) -> None:
+    base = adapter.parent / "other"
+    tiny_model("qwen2").save_pretrained(base)
+    change_config(adapter, base_model_name_or_path=str(base), r=4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lose_the_folder, "no such folder"),
+        (empty_the_folder, r"no model in this folder; expected config\.json.*found notes\.txt"),
+        (move_the_base, r"adapter_config\.json, base_model_name_or_path: no folder /somewhere/else/base"),
+        (name_no_base, "base_model_name_or_path: empty; write"),
+        (cut_the_config, r"adapter_config\.json cannot be read"),
+        (lose_the_weights, r"no adapter_model\.safetensors"),
+        (cut_the_weights, "the adapter cannot be read, or does not fit"),
+        (lose_one_weight, "does not fit its base model: 1 weights are"),
+        (take_a_base_of_other_shapes, "does not fit its base model"),
+    ],
+)
+def test_a_folder_that_cannot_be_loaded_says_why(
+    adapter: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(adapter)
+    with pytest.raises(ModelError, match=message) as error:
+        load_folder(adapter)
+    assert len(error.value.problems) == 1
+    assert "\n" not in error.value.problems[0]
