@@ -96,6 +96,21 @@ def chat(
     )
 
 
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def merge(
+    folder: Annotated[Path, typer.Argument(help="An adapter; its base is found by the name in it.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the merged model: empty, or not there yet.")],
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+) -> None:
+    """Works an adapter into its base: a plain model folder for transformers."""
+    from llm_finetune.export.merge import merge as write_merged
+
+    size_bytes = write_merged(folder, output, trust_remote_code=trust_remote_code)
+    print(f"{output}: {size_bytes / 1e6:,.1f} MB of weights")
+
+
 def main() -> None:
     """Runs the command; a user's mistake is shown in a line or a few, without a traceback."""
     try:

@@ -6,24 +6,25 @@ put into its layer in fp32, merged, taken out and forgotten.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model import base
+from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
+from llm_finetune.model.folder import base_of, kind_of
 from llm_finetune.model.stored import StoredWeights
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel
 
-ADAPTER_CONFIG = "adapter_config.json"
 # Kinds of initialisation that change the base model's weights, which are then not those of its files.
 CHANGES_BASE = ("pissa", "olora", "loftq", "corda")
 UNSUPPORTED = ("lora_bias", "trainable_token_indices", "target_parameters", "layer_replication")
@@ -134,9 +135,8 @@ class TunedModel:
     def _read_adapter(self, outline: PreTrainedModel, adapter: Path) -> None:
         from peft import get_peft_model, set_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
-        from peft.utils import load_peft_weights
 
-        config = load_adapter_config(adapter)
+        config = read_lora_config(adapter)
         config.inference_mode = True
         # peft moves adapters to where the base weights are: in memory, in fp32, and of no size.
         hollow = torch.zeros(())
@@ -145,14 +145,16 @@ class TunedModel:
                 setattr(module, name, torch.nn.Parameter(hollow.expand(parameter.shape), requires_grad=False))
         try:
             model = get_peft_model(outline, config, low_cpu_mem_usage=True)
-            tensors = load_peft_weights(str(adapter), device="cpu")
+            tensors = load_file(adapter / adapters.WEIGHTS)
             read = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise ModelError(f"{adapter}: the adapter does not fit {self.folder}: {error}") from error
-        if read.unexpected_keys:
+        except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
             raise ModelError(
-                f"{adapter}: the adapter has {read.unexpected_keys[0]}, which {self.folder} has no place for: "
-                "it belongs to another base model"
+                f"{adapter}: the adapter cannot be read, or does not fit {self.folder}: {error}"
+            ) from error
+        unread = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+        if strange := [*read.unexpected_keys, *unread]:
+            raise ModelError(
+                f"{adapter}: the adapter does not fit {self.folder}: {strange[0]} is in one of them alone"
             )
         inner = model.get_base_model()
         self._layers = {path: m for path, m in inner.named_modules() if isinstance(m, LoraLayer)}
@@ -176,26 +178,23 @@ def find_tuned(folder: Path, trust_remote_code: bool = False) -> TunedModel:
     Raises:
         ModelError: the folder holds neither, or the base is not to be had.
     """
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return TunedModel(fetch(str(folder), None, weights=True, code=False), None, trust_remote_code)
-    config = load_adapter_config(folder)
-    if not config.base_model_name_or_path:
-        raise ModelError(f"{folder}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
-    source = fetch(config.base_model_name_or_path, config.revision, weights=True, code=trust_remote_code)
-    return TunedModel(source, folder, trust_remote_code)
+    kind = kind_of(folder)
+    if kind == "quantized":
+        raise ModelError(f"{folder}: holds a quantized model; name the model that it was made from")
+    if kind == "adapter":
+        return TunedModel(base_of(folder, trust_remote_code), folder, trust_remote_code)
+    return TunedModel(fetch(str(folder), None, weights=True, code=False), None, trust_remote_code)
 
 
-def load_adapter_config(folder: Path) -> LoraConfig:
+def read_lora_config(folder: Path) -> LoraConfig:
     """The adapter's configuration. Raises ModelError where it is not a LoRA adapter that can be merged."""
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{folder}: {ADAPTER_CONFIG} cannot be read: {error}") from error
+    config = adapters.read_config(folder)
     if not isinstance(config, LoraConfig):
+        kind = getattr(config.peft_type, "value", config.peft_type)
         raise ModelError(
-            f"{folder}: an adapter of kind {config.peft_type}; only LoRA (with rsLoRA and DoRA) can be merged"
+            f"{folder}: an adapter of kind {kind}; only LoRA (with rsLoRA and DoRA) can be merged"
         )
     started_from = str(config.init_lora_weights).lower()
     unsupported = [name for name in UNSUPPORTED if getattr(config, name, None)]

@@ -56,7 +56,9 @@ class Description:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] > FORMAT:
-                raise ModelError(f"{file}: format {content['format']}; this version reads up to {FORMAT}: update it")
+                raise ModelError(
+                    f"{file}: format {content['format']}; this version reads up to {FORMAT}: update it"
+                )
             return cls(**{**content, "layers": tuple(content["layers"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{file}: not the description of a quantized model: {error}") from error
@@ -90,7 +92,9 @@ def load_quantized(
             linear = model.get_submodule(path)
             model.set_submodule(path, _restored(path, linear, scheme, tensors, dtype))
     except (AttributeError, KeyError) as error:
-        raise ModelError(f"{folder}: {DESCRIPTION} and the weights do not fit together: no {error}") from error
+        raise ModelError(
+            f"{folder}: {DESCRIPTION} and the weights do not fit together: no {error}"
+        ) from error
     # Copies: what is mapped lies in memory as the file has it, and that is not always aligned.
     plain = {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
     model.load_state_dict(plain, strict=False, assign=True)

@@ -116,7 +116,9 @@ def _files_of_weights(folder: Path) -> dict[str, str]:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         missing = sorted({file for file in weight_map.values() if not (folder / file).is_file()})
         if missing:
-            raise ModelError(f"{folder}: no file {missing[0]}, which {INDEX} names: the download is incomplete")
+            raise ModelError(
+                f"{folder}: no file {missing[0]}, which {INDEX} names: the download is incomplete"
+            )
         return weight_map
     file = folder / SINGLE
     if not file.is_file():

@@ -116,7 +116,9 @@ def find_blocks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)]
     linears = {path: sum(isinstance(m, LINEAR) for m in blocks.modules()) for path, blocks in lists}
     if not any(linears.values()):
-        raise ModelError("GPTQ, AWQ and TEQ work on a stack of decoder blocks, and this model has none; write RTN")
+        raise ModelError(
+            "GPTQ, AWQ and TEQ work on a stack of decoder blocks, and this model has none; write RTN"
+        )
     path, blocks = max(lists, key=lambda item: linears[item[0]])
     return [(f"{path}.{number}", module) for number, module in enumerate(blocks)]
 

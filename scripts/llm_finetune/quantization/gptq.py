@@ -57,9 +57,7 @@ def _show_inputs(block: Block, solvers: dict[str, Any]) -> None:
     def shown(solver: Any) -> Any:
         return lambda _, inputs, output: solver.add_batch(inputs[0], output)
 
-    hooks = [
-        linear.register_forward_hook(shown(solvers[path])) for path, linear in block.linears().items()
-    ]
+    hooks = [linear.register_forward_hook(shown(solvers[path])) for path, linear in block.linears().items()]
     for call in block.calls:
         block.run(call)
     for hook in hooks:

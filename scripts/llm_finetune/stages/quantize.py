@@ -88,7 +88,9 @@ def quantize(
         )
     layers = quantizable_layers(tuned.outline())
     if algorithm != "RTN" and not texts:
-        raise SettingsError(f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none")
+        raise SettingsError(
+            f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none"
+        )
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
     with whole_folder(output, replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
@@ -134,7 +136,9 @@ def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> 
             "write asym, or more bits"
         )
     if output.resolve() == tuned.resolve():
-        raise SettingsError(f"distributed.quantize.outputDir: {output} holds the model itself; name another folder")
+        raise SettingsError(
+            f"distributed.quantize.outputDir: {output} holds the model itself; name another folder"
+        )
     quantizable_layers(outline)
     check_replaceable(output, replaces=DESCRIPTION)
 
@@ -148,7 +152,9 @@ def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
     """The linear layers by their paths, without the output head, as neural-compressor does by default."""
     head = outline.get_output_embeddings()
     layers = {
-        path: module for path, module in outline.named_modules() if isinstance(module, LINEAR) and module is not head
+        path: module
+        for path, module in outline.named_modules()
+        if isinstance(module, LINEAR) and module is not head
     }
     if not layers:
         raise ModelError(f"a {outline.config.model_type} model has no linear layers that could be quantized")
