@@ -1,11 +1,12 @@
 """Linear layers over quantized weights, by torch's own kernels for the CPU.
 
-At one or a few rows a product costs what it takes to read the weights, and codes are smaller than bf16. At many
-rows it costs arithmetic, at which bf16's matrix product is better: then the weights are unpacked for that one call.
+At one or a few rows a product costs what it takes to read the weights, and codes are smaller than bf16. At
+many rows it costs arithmetic, at which bf16's matrix product is better: then the weights are unpacked for
+that one call.
 
 torch's kernels know two formats: 4 bits in groups of 32, 64, 128 or 256 with a scale and an offset each; and
-8 bits with a scale for each row. They hold others exactly too: fewer bits, and groups that are made of theirs. They
-are made for bf16 inputs; in fp32 they fall back to plain loops.
+8 bits with a scale for each row. They hold others exactly too: fewer bits, and groups made of theirs. They
+are written for bf16 inputs; in fp32 they fall back to plain loops.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch.nn.functional import linear
 
 from llm_finetune.model.codes import QuantizedWeight, Scheme
 
-# Where unpacking begins to pay, measured with 2 threads on AVX-512 with bf16.
-WIDE_ROWS = 64
 INT4_GROUPS = (256, 128, 64, 32)
+# Weights that are unpacked at once: what of them is between memory and the product stays in the cache.
+UNPACKED_AT_ONCE = 2**20
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -27,9 +28,12 @@ class QuantizedLinear(torch.nn.Module):
 
     Attributes:
         kernel: what multiplies, as reports name it.
+        wide: rows of inputs from which on unpacking is faster; measured on a processor with AVX-512 and bf16.
     """
 
     kernel = ""
+    wide = 0
+    bias: torch.Tensor | None
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -39,19 +43,20 @@ class QuantizedLinear(torch.nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in) to (..., out), in the inputs' format."""
         rows = inputs.reshape(-1, self.in_features)
-        if len(rows) < WIDE_ROWS:
+        if len(rows) < self.wide:
             outputs = self.multiply(rows.to(torch.bfloat16)).to(inputs.dtype)
-            outputs = outputs if self.bias is None else outputs + self.bias
         else:
-            outputs = linear(rows, self.dequantized(inputs.dtype), self.bias)
+            outputs = self.multiply_unpacked(rows)
+        if self.bias is not None:
+            outputs = outputs + self.bias
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
     def multiply(self, rows: torch.Tensor) -> torch.Tensor:
         """By the kernel: bf16, shape (rows, in) to (rows, out)."""
         raise NotImplementedError
 
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight, shape (out, in)."""
+    def multiply_unpacked(self, rows: torch.Tensor) -> torch.Tensor:
+        """By a product of matrices in the inputs' format."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -62,6 +67,9 @@ class Int4Linear(QuantizedLinear):
     """Up to 4 bits, in groups made of 32, 64, 128 or 256 weights."""
 
     kernel = "torch int4"
+    wide = 48
+    codes: torch.Tensor
+    scales_and_offsets: torch.Tensor
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -69,8 +77,8 @@ class Int4Linear(QuantizedLinear):
         # Not a copy: the file's memory, which is only read for wide inputs.
         self.weight = weight
         self.group = int4_group(scheme, columns) or 0
-        # The kernel's weight is scale * (code - 8) + offset, with an offset in bf16. Codes are shifted to have
-        # their middle at 8, so that the offset is small, and 0 in a symmetric scheme.
+        # The kernel's weight is scale * (code - 8) + offset, with an offset in bf16. Codes are shifted to
+        # have their middle at 8, so that the offset is small, and 0 in a symmetric scheme.
         offsets = (scheme.middle - weight.unpacked_zeros().float()) * weight.scales.float()
         repeats = -(-scheme.group_in(columns) // self.group)
         tables = (table.repeat_interleave(repeats, dim=1) for table in (weight.scales.float(), offsets))
@@ -85,14 +93,23 @@ class Int4Linear(QuantizedLinear):
         )
         return product
 
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.weight.dequantize(dtype)
+    def multiply_unpacked(self, rows: torch.Tensor) -> torch.Tensor:
+        outputs = rows.new_empty(len(rows), self.out_features)
+        step = max(16, UNPACKED_AT_ONCE // self.in_features)
+        for first in range(0, self.out_features, step):
+            last = min(first + step, self.out_features)
+            outputs[:, first:last] = linear(rows, self.weight.rows(first, last).dequantize(rows.dtype))
+        return outputs
 
 
 class Int8Linear(QuantizedLinear):
     """Codes that fit into 8 bits with their sign, and a scale for each row."""
 
     kernel = "torch int8"
+    wide = 16
+    codes: torch.Tensor
+    scales: torch.Tensor
+    kernel_scales: torch.Tensor
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -105,8 +122,8 @@ class Int8Linear(QuantizedLinear):
         product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.codes, self.kernel_scales)
         return product
 
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        return (self.codes * self.scales.unsqueeze(1)).to(dtype)
+    def multiply_unpacked(self, rows: torch.Tensor) -> torch.Tensor:
+        return linear(rows, self.codes.to(rows.dtype)) * self.scales.to(rows.dtype)
 
 
 class UnpackedLinear(torch.nn.Linear):
@@ -152,7 +169,7 @@ def fits_int8(scheme: Scheme, in_features: int) -> bool:
 
 
 def kernels_of(model: torch.nn.Module) -> str:
-    """What runs the quantized layers of a model: "torch int4", or "torch int4 (20 layers), unpacked (4 layers)"."""
+    """What runs the quantized layers: "torch int4", or "torch int4 (20 layers), unpacked (4 layers)"."""
     layers = (module for module in model.modules() if isinstance(module, QuantizedLinear | UnpackedLinear))
     counts = Counter(layer.kernel for layer in layers)
     if len(counts) <= 1:

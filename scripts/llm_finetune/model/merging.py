@@ -108,7 +108,7 @@ class TunedModel:
                 yield self._weight(target, target, stored_as)
 
     def load(self) -> PreTrainedModel:
-        """The model in the base's format, its weights mapped from the files where the adapter left them alone."""
+        """The model in the base's format; what the adapter left alone stays mapped from the files."""
         from accelerate import init_empty_weights
         from transformers import AutoModelForCausalLM
 
@@ -167,8 +167,8 @@ class TunedModel:
         for path in self._layers:
             if not {f"{path}.weight", self.tied.get(f"{path}.weight")} & there:
                 raise ModelError(
-                    f"{adapter}: the adapter changes {path}, but the files of {self.folder} hold no weight of "
-                    "that name (transformers makes it of others), so it cannot be merged"
+                    f"{adapter}: the adapter changes {path}, but the files of {self.folder} hold no weight "
+                    "of that name (transformers makes it of others), so it cannot be merged"
                 )
 
 

@@ -1,7 +1,7 @@
 """The folder of a quantized model: what is in it, and loading it.
 
-    quantization.json       algorithm, bits, group size, scheme, and the names of the quantized layers; written last
-    *.safetensors           <layer>.codes, <layer>.scales, <layer>.zeros; the other weights under their own names
+    quantization.json       algorithm, bits, group size, scheme, and the names of the quantized layers
+    *.safetensors           <layer>.codes, .scales and .zeros; the other weights under their own names
     config.json, tokenizer, generation_config.json, prompt.json
 
 Nothing in it is pickled, and nothing in it is run.

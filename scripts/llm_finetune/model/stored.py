@@ -43,7 +43,8 @@ class StoredWeights:
         file = self.folder / self._files[name]
         try:
             with safe_open(file, framework="pt") as tensors:
-                return tensors.get_tensor(name)
+                weight: torch.Tensor = tensors.get_tensor(name)
+                return weight
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: the weight {name} cannot be read: {error}") from error
 

@@ -1,7 +1,7 @@
 """AWQ (Lin et al. 2023, arXiv 2306.00978): inputs that are large on the calibration texts get finer weights.
 
-A norm is divided by a scale and the weights behind it multiplied, where the block's output says that it helps; then
-the range that is rounded to is narrowed, where a layer's output says so.
+A norm is divided by a scale and the weights behind it multiplied, as far as the block's output says that it
+helps; then the range that is rounded to is narrowed, as far as a layer's output says so.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def awq(
         }
         found = found or bool(groups)
         for path, clip in _scale_and_clip(search, block, groups).items():
-            weight = block.module.get_submodule(path).weight.data
-            yield f"{block.path}.{path}", round_to_nearest(weight, scheme, clip)
+            yield f"{block.path}.{path}", round_to_nearest(block.linears()[path].weight.data, scheme, clip)
         for norm in groups:
             for name, parameter in block.module.get_submodule(norm).named_parameters():
                 yield f"{block.path}.{norm}.{name}", parameter.data
     if not found:
         raise ModelError(
-            f"AWQ: no norm of this {model.config.model_type} model can pass a scale on to linear layers whose "
-            f"rows are whole groups of {scheme.group_size}; write GPTQ or RTN (distributed.quantize.woqAlgo)"
+            f"AWQ: no norm of this {model.config.model_type} model can pass a scale on to linear layers "
+            f"with rows of whole groups of {scheme.group_size}; write GPTQ or RTN "
+            "(distributed.quantize.woqAlgo)"
         )
 
 
@@ -83,7 +83,7 @@ def _scale_and_clip(search: Any, block: Block, groups: dict[str, list[str]]) -> 
 
 def _whole_groups(block: Block, path: str, scheme: Scheme) -> bool:
     """neural-compressor's search takes no other rows."""
-    columns = features(block.module.get_submodule(path))[1]
+    columns = features(block.linears()[path])[1]
     return columns % scheme.group_in(columns) == 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import PreTrainedModel
@@ -18,6 +18,7 @@ from llm_finetune.errors import ModelError
 
 log = logging.getLogger(__name__)
 
+Linear: TypeAlias = torch.nn.Linear | Conv1D
 LINEAR = (torch.nn.Linear, Conv1D)
 
 
@@ -47,7 +48,7 @@ class Block:
     module: torch.nn.Module
     calls: list[Call]
 
-    def linears(self) -> dict[str, torch.nn.Module]:
+    def linears(self) -> dict[str, Linear]:
         """Its linear layers by their paths in the block."""
         return {path: module for path, module in self.module.named_modules() if isinstance(module, LINEAR)}
 
@@ -62,8 +63,8 @@ class Block:
 def walk(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Iterator[Block]:
     """The blocks from first to last, in fp32.
 
-    What the caller changes in a block is what the next one's inputs come from. A block is gone from memory when
-    the next is asked for.
+    What the caller changes in a block is what the next one's inputs come from. A block is gone from memory
+    when the next is asked for.
     """
     calls = record_calls(model, texts, hidden_of_all=False)
     hidden: list[torch.Tensor | None] = [call.hidden for call in calls[0]]

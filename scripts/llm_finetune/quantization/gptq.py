@@ -1,5 +1,5 @@
-"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one by one, and the columns that are still to
-come make up for the error, by what the calibration texts say of the inputs.
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one by one, and the columns still to come
+make up for the error, by what the calibration texts say of the inputs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _solve(solver: Any, linear: Any, scheme: Scheme) -> QuantizedWeight:
             blocksize=min(group, COLUMNS_AT_ONCE),
             groupsize=-1 if group == columns else group,
         )
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise ModelError(
             "GPTQ cannot solve for a layer's weights from so few texts; raise "
             "distributed.quantize.calibrationSamples, or write RTN"

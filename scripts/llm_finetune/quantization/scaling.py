@@ -1,8 +1,8 @@
 """Which norms of a block can pass a scale on to the linear layers that read them.
 
-AWQ and TEQ divide a norm's outputs and multiply the weights behind it: the same function, but easier to round.
-Whether that is so depends on the architecture (some norms add 1 to their weight, some are read by more than linear
-layers), so it is tried out on the block instead of looked up by name.
+AWQ and TEQ divide a norm's outputs and multiply the weights behind it: the same function, easier to round.
+Whether it is the same depends on the architecture (some norms add 1 to their weight, some are read by more
+than linear layers), so it is tried out on the block instead of looked up by name.
 """
 
 from __future__ import annotations
@@ -57,12 +57,11 @@ def _is_equivalent(block: Block, norm_path: str, linear_paths: list[str]) -> boo
     changed = [norm, *(block.module.get_submodule(path) for path in linear_paths)]
     before = [{name: p.clone() for name, p in module.named_parameters()} for module in changed]
     expected = block.run(block.calls[0])
-    width = len(norm.weight)  # type: ignore[arg-type]
-    scale = torch.rand(width, generator=torch.Generator().manual_seed(0)) + 0.5
+    scale = torch.rand(before[0]["weight"].shape, generator=torch.Generator().manual_seed(0)) + 0.5
     for parameter in norm.parameters():
         parameter.div_(scale)
     for linear in changed[1:]:
-        linear.weight.mul_(scale)  # type: ignore[operator, union-attr]
+        linear.get_parameter("weight").mul_(scale)
     found = block.run(block.calls[0])
     for module, parameters in zip(changed, before, strict=True):
         for name, parameter in module.named_parameters():

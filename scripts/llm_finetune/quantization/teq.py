@@ -1,4 +1,4 @@
-"""TEQ (Cheng et al. 2023, arXiv 2310.10944): like AWQ, but the scales are trained, on the loss of the whole model.
+"""TEQ (Cheng et al. 2023, arXiv 2310.10944): like AWQ, but the scales are trained, on the whole model's loss.
 
 The whole model is in memory, in fp32, with what its backward pass needs.
 """

@@ -188,7 +188,7 @@ def _write_weights(
     scheme: Scheme,
     results: Results,
 ) -> None:
-    """The results, then the rest of the model: linear layers rounded to nearest, other weights as they are."""
+    """The results, then the rest: linear layers rounded to nearest, other weights as they are."""
     done = set()
     for name, value in results:
         if isinstance(value, QuantizedWeight):
