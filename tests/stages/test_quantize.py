@@ -49,7 +49,7 @@ def quantize(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("algorithm", "bits", "group"),
-    [("RTN", 4, 32), ("RTN", 8, -1), ("GPTQ", 4, 32), ("AWQ", 4, 32), ("TEQ", 4, 32)],
+    [("RTN", 4, 32), ("RTN", 8, -1), ("GPTQ", 4, 32), ("AWQ", 4, 32)],
 )
 def test_each_algorithm_leaves_a_folder_that_a_new_process_loads(
     algorithm: str,
@@ -86,7 +86,6 @@ def test_each_algorithm_leaves_a_folder_that_a_new_process_loads(
     ("broken", "said"),
     [
         ({"woqBits": 1, "woqScheme": "sym"}, "woqScheme"),
-        ({"woqAlgo": "AWQ", "woqGroupSize": 48}, "woqGroupSize"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(

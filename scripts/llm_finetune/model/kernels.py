@@ -44,7 +44,10 @@ class QuantizedLinear(torch.nn.Module):
         """Shape (..., in) to (..., out), in the inputs' format."""
         rows = inputs.reshape(-1, self.in_features)
         if len(rows) < self.wide:
-            outputs = self.multiply(rows.to(torch.bfloat16)).to(inputs.dtype)
+            rows = rows.to(torch.bfloat16).contiguous()
+            # The kernels load whole vectors, from addresses that a view into another tensor need not have.
+            rows = rows.clone() if rows.data_ptr() % 64 else rows
+            outputs = self.multiply(rows).to(inputs.dtype)
         else:
             outputs = self.multiply_unpacked(rows)
         if self.bias is not None:
