@@ -47,10 +47,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far, mapped files included.
-
-    By the kernel's status file, since getrusage goes on from the process that started this one.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    highest = next(line for line in lines if line.startswith("VmHWM:"))
-    return int(highest.split()[1]) * 1024
+    """The largest resident set of this process so far, mapped files included."""
+    # Not getrusage's ru_maxrss: a child inherits its parent's there.
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
