@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # Which set of versions is installed: upstream (workstations, tests) or intel (torch 2.8 with Intel's extension).
 STACK ?= upstream
-# torch's CPU wheels: a tenth of the package registry's, which are used where this index cannot be reached.
+# torch's CPU wheels: a tenth of the package registry's, which are taken where this index does not answer.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 UV_VERSION := 0.13.8
 
@@ -24,16 +24,13 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements/$(STACK).in requirements/$(STACK).txt
+$(INSTALLED): pyproject.toml requirements/$(STACK).in requirements/$(STACK).txt requirements/install.sh
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is `$(PYTHON) --version`; Python 3.11 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@# Byte-compiled once here, since importing torch uncompiled costs seconds at every start.
-	extra=`$(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=10)' 2>/dev/null && \
-	  echo "--index $(TORCH_INDEX) --index-strategy unsafe-best-match"`; \
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $$extra \
-	  --constraint requirements/$(STACK).txt --requirement requirements/$(STACK).in --editable '.[test,mlflow]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" TORCH_INDEX=$(TORCH_INDEX) \
+	  requirements/install.sh $(STACK) --editable '.[test,mlflow]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -51,6 +48,8 @@ test: lint typecheck
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck requirements/*.sh .ci/run
 
 typecheck: $(INSTALLED)
 	$(BIN)/mypy

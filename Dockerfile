@@ -1,0 +1,58 @@
+# The training image: one of two stacks of pinned versions, chosen by STACK. It runs as any user, on a read-only root.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS uv
+RUN python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv==0.13.8
+
+FROM ${PYTHON_IMAGE}
+
+# tcmalloc and Intel's OpenMP, where the chart's envVars.ldPreload looks for them whatever versions the packages have.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgoogle-perftools4 \
+    && rm -rf /var/lib/apt/lists/* \
+    && lib=/usr/lib/x86_64-linux-gnu \
+    && { test -e "$lib/libtcmalloc.so.4.5.9" || ln -s libtcmalloc.so.4 "$lib/libtcmalloc.so.4.5.9"; }
+ARG INTEL_OPENMP=2026.2.0
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    /opt/uv/bin/uv pip install --no-cache --target /tmp/openmp intel-openmp==${INTEL_OPENMP} \
+    && find /tmp/openmp -name libiomp5.so -exec cp {} /usr/local/lib/ ';' \
+    && rm -r /tmp/openmp \
+    && test -e /usr/local/lib/libiomp5.so
+
+WORKDIR /workspace
+ENV VIRTUAL_ENV=/opt/venv \
+    PATH=/opt/venv/bin:$PATH
+# intel: torch with Intel's extension and the backend ccl, for Xeons. upstream: the newest torch, with gloo.
+ARG STACK=intel
+# An index that holds torch's CPU wheels. Where it does not answer the package registry's are taken: 4 GB larger.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Intel's index, for the stack intel. Empty: without the binding of the backend ccl.
+ARG CCL_INDEX=https://pytorch-extension.intel.com/release-whl/stable/cpu/us/
+COPY pyproject.toml ./
+COPY requirements requirements
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    python -m venv --without-pip "$VIRTUAL_ENV" \
+    && PATH="$PATH:/opt/uv/bin" UV_NO_CACHE=1 requirements/install.sh "$STACK" --requirement pyproject.toml --extra mlflow
+
+COPY README.md values.yaml ./
+COPY scripts scripts
+# The package stays where `distributed.script` names it; the command `llm-finetune` runs the same files.
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    /opt/uv/bin/uv pip install --no-cache --no-deps --editable . \
+    && python -m compileall -q scripts \
+    && chmod -R a+rX . \
+    && llm-finetune --help >/dev/null
+
+# A user without an entry in /etc/passwd has neither name nor home, and torch asks for both.
+ENV HOME=/tmp \
+    USER=llm-finetune \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
+    PYTHONUNBUFFERED=1
+USER 1000:1000
+CMD ["llm-finetune", "--help"]
+LABEL org.opencontainers.image.title="llm-finetune" \
+      org.opencontainers.image.description="Fine-tunes open language models on CPUs" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm" \
+      llm-finetune.stack="${STACK}"

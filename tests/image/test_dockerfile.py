@@ -1,0 +1,33 @@
+"""The Dockerfile, as far as it can be judged without building it; tests/cluster runs what it builds."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+
+
+def test_only_what_is_copied_goes_into_the_build() -> None:
+    copied = {
+        source
+        for sources in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE)
+        for source in sources.split()
+    }
+    ignore = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    assert {line[1:] for line in ignore if line.startswith("!")} == copied
+
+
+def test_the_image_says_the_version_of_the_package() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert f'org.opencontainers.image.version="{project["version"]}"' in DOCKERFILE
+
+
+def test_the_preloaded_libraries_are_where_the_chart_looks_for_them() -> None:
+    preload = re.search(r"^  ldPreload: (\S+)$", (CHECKOUT / "values.yaml").read_text(), re.MULTILINE)
+    assert preload
+    for library in preload[1].split(":"):
+        assert Path(library).name in DOCKERFILE
