@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llm_finetune.errors import GroupError
@@ -33,6 +35,21 @@ class Alarm:
         self.failure: Failure | None = None
         self._rung = threading.Event()
         self._lock = threading.Lock()
+        self._action: Callable[[Failure], None] | None = None
+
+    @contextmanager
+    def answered_by(self, action: Callable[[Failure], None]) -> Iterator[None]:
+        """While the body runs, a peer's failure calls `action`, in the thread that hears of it."""
+        self._action = action
+        try:
+            yield
+        finally:
+            self._action = None
+
+    def act(self) -> None:
+        """Calls the action, where there is one: the main thread may hang and never look at the alarm."""
+        if self._action is not None and self.failure is not None:
+            self._action(self.failure)
 
     def ring(self, failure: Failure) -> bool:
         """Rings for `failure`, unless an earlier one has rung; returns whether it was the first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Literal
 
@@ -27,10 +27,27 @@ COLLECTIVE = timedelta(minutes=30)  # gloo's patience with a peer that lives but
 class Group:
     """All ranks of the run, as this one sees them; made by `join`."""
 
-    def __init__(self, ranks: Ranks, rendezvous: Rendezvous) -> None:
+    def __init__(self, ranks: Ranks, rendezvous: Rendezvous, lifeline: Lifeline | None = None) -> None:
         self.ranks = ranks
         self._rendezvous = rendezvous
+        self._lifeline = lifeline
         self._barriers = 0
+
+    def report(self, exit_code: int, message: str, patience_seconds: float = 60.0) -> None:
+        """Tells the peers that this rank has to leave, and lets rank 0 leave first.
+
+        Callable from any thread, also while the main one hangs in a collective.
+
+        Args:
+            exit_code: the peers end with it too.
+            patience_seconds: how long rank 0 may take, to keep what it has.
+        """
+        if self._lifeline:
+            self._lifeline.report(Failure(self.ranks.rank, exit_code, message), patience_seconds)
+
+    def failure_answered_by(self, action: Callable[[Failure], None]) -> AbstractContextManager[None]:
+        """While the body runs, `action` is called once, in a thread of its own, when a peer fails."""
+        return self._rendezvous.alarm.answered_by(action)
 
     def publish(self, key: str, value: str) -> None:
         """Leaves `value` under `key` for all ranks; each key is for one use."""
@@ -110,11 +127,11 @@ def join(
     backends.check_backend(backend, ranks.size)
     alarm = Alarm()
     rendezvous = Rendezvous(connect(ranks, deadline_seconds), ranks, alarm)
-    group = Group(ranks, rendezvous)
     if ranks.size == 1:
-        yield group
+        yield Group(ranks, rendezvous)
         return
     lifeline = Lifeline(ranks, alarm, grace_seconds)
+    group = Group(ranks, rendezvous, lifeline)
     with _tied(lifeline, ranks, alarm):
         lifeline.tie(rendezvous, deadline_seconds)
         backends.prepare(backend, ranks)

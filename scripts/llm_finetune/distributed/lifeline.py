@@ -74,6 +74,16 @@ class Lifeline:
             self._pass_on(failure)
         self._hang_up()
 
+    def report(self, failure: Failure, patience_seconds: float) -> None:
+        """As `announce`, but lets rank 0 leave first: it may have something to keep before it goes."""
+        self._leaving = True
+        if self._alarm.ring(failure):
+            self._pass_on(failure)
+        if self._ranks.rank != 0:
+            for listener in self._listeners:
+                listener.join(patience_seconds)
+        self._hang_up()
+
     def farewell(self) -> None:
         """Leaves when the work is done. Rank 0 goes last: it holds the store and the other ends."""
         self._leaving = True
@@ -152,6 +162,7 @@ class Lifeline:
         if first:
             words = f"{failure.message} This rank is ended: it did not leave in {self._grace_seconds:g} s."
             end_after(self._grace_seconds, lambda: words, failure.exit_code)
+            self._alarm.act()
 
     def _vanished(self, peer: int) -> Failure:
         message = f"rank {peer} of {self._ranks.size} is gone: it was killed, or its machine or link failed."

@@ -51,7 +51,7 @@ class Rendezvous:
     def __init__(self, store: Store, ranks: Ranks, alarm: Alarm) -> None:
         self.store = store
         self._ranks = ranks
-        self._alarm = alarm
+        self.alarm = alarm
 
     def publish(self, key: str, value: str) -> None:
         """Leaves `value` for all ranks."""
@@ -102,7 +102,7 @@ class Rendezvous:
                 left = end - time.monotonic()
                 if left <= 0:
                     raise GroupError(late())
-                self._alarm.wait(min(nap, left))
+                self.alarm.wait(min(nap, left))
                 nap = min(2 * nap, LONGEST_NAP)
 
     @contextmanager
@@ -111,7 +111,7 @@ class Rendezvous:
         try:
             yield
         except DistError as error:
-            self._alarm.wait(NEWS_SECONDS)
+            self.alarm.wait(NEWS_SECONDS)
             raise GroupError(f"the rendezvous store is gone, and rank 0 with it: {error}") from error
 
 
