@@ -270,7 +270,8 @@ def test_unknown_sections_are_refused(write: Write) -> None:
         "mine.yaml: imagee: unknown key; did you mean image?",
         "mine.yaml: train: unknown key; did you mean distributed.train?",
     ]
-    assert found[2].startswith("mine.yaml: zzz: unknown key; known: deploy, image, ")
+    assert found[2].startswith("mine.yaml: zzz: unknown key; known: ")
+    assert " image, " in found[2]
     assert len(found) == 3
 
 

@@ -1,0 +1,50 @@
+{{/* Where paths may lead: what the job writes belongs on the volume, what it reads there or on a mount of the user's. */}}
+
+{{- define "llm-finetune.pathRules" -}}
+{{- $mount := clean .Values.storage.pvcMountPath }}
+{{- $taken := regexMatch "^/(|tmp|(bin|boot|dev|etc|lib|lib64|opt|proc|root|run|sbin|sys|usr|var|workspace)(/.*)?)$" $mount }}
+{{- if $taken }}
+storage.pvcMountPath: found {{ .Values.storage.pvcMountPath }}, which would hide files of the image; write a folder of its own, such as /tmp/pvc-mount or /data
+{{- end }}
+{{- with .Values.envVars.hfHome }}
+{{- $home := clean . }}
+{{- if or (eq $home "/tmp") (eq $home $mount) (hasPrefix (printf "%s/" $mount) $home) (hasPrefix (printf "%s/" $home) $mount) }}
+envVars.hfHome: found {{ . }}, expected a folder of its own for the mounted token, such as /tmp/home; caches on the volume are envVars.hfDatasetsCache and envVars.transformersCache
+{{- end }}
+{{- end }}
+{{- $written := list $mount }}
+{{- $read := list $mount }}
+{{- range .Values.extraVolumeMounts }}{{- $read = append $read (clean .mountPath) }}{{- end }}
+{{- $rule := dict "mount" $mount }}
+{{- with .Values.envVars }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "envVars.hfDatasetsCache" "path" .hfDatasetsCache "roots" $written) $rule) }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "envVars.transformersCache" "path" .transformersCache "roots" $written) $rule) }}
+{{- end }}
+{{- with .Values.distributed }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.train.outputDir" "path" .train.outputDir "roots" $written) $rule) }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.train.dataFile" "path" .train.dataFile "roots" $read "folder" "dataset/") $rule) }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.eval.dataFile" "path" .eval.dataFile "roots" $read "folder" "dataset/") $rule) }}
+{{- if .doQuantize }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.quantize.outputDir" "path" .quantize.outputDir "roots" $written) $rule) }}
+{{- if not .doTrain }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.quantize.peftModelDir" "path" .quantize.peftModelDir "roots" $read) $rule) }}
+{{- end }}
+{{- end }}
+{{- /* A name on the Hub has one slash at most. */}}
+{{- if not (regexMatch "^[A-Za-z0-9][\\w.-]*(/[\\w.-]+)?$" .modelNameOrPath) }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.modelNameOrPath" "path" .modelNameOrPath "roots" $read) $rule) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Takes key, path (may be none), roots, mount, and the folder in which a path that would fit lies. */}}
+{{- define "llm-finetune.pathRule" -}}
+{{- if .path }}
+{{- $path := clean .path }}
+{{- $fits := false }}
+{{- range .roots }}{{- if hasPrefix (printf "%s/" .) $path }}{{- $fits = true }}{{- end }}{{- end }}
+{{- if not $fits }}
+{{ .key }}: found {{ .path }}, which is not below storage.pvcMountPath ({{ .mount }}) and would be lost with the pod; write {{ .mount }}/{{ .folder }}{{ base $path }}
+{{- end }}
+{{- end }}
+{{- end }}

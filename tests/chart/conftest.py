@@ -1,0 +1,13 @@
+"""One copy of the chart for all tests of a session."""
+
+from __future__ import annotations
+
+import pytest
+from rendering import HELM, Chart, copy_chart
+
+
+@pytest.fixture(scope="session")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Chart:
+    if HELM is None:
+        pytest.skip("needs helm")
+    return Chart(copy_chart(tmp_path_factory.mktemp("chart")))
