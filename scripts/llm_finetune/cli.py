@@ -48,6 +48,10 @@ def run(
     set_: Assignments = None,
     set_string: Strings = None,
     set_json: Jsons = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings merged already, as the chart mounts them; alone."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check settings, data and model, train nothing.")
     ] = False,
@@ -56,13 +60,42 @@ def run(
     ] = False,
 ) -> None:
     """Fine-tunes and evaluates a model: settings, data, training, evaluation, results."""
-    from llm_finetune.settings import load
+    from llm_finetune.settings import load, load_merged
 
-    loaded = load(values or [], set_json or [], set_ or [], set_string or [])
+    if settings and (values or set_ or set_string or set_json):
+        raise typer.BadParameter("settings are merged already: no -f and no --set beside it")
+    loaded = (
+        load_merged(settings)
+        if settings
+        else load(values or [], set_json or [], set_ or [], set_string or [])
+    )
     # Nothing heavy is imported before the settings are proved right.
     from llm_finetune import start
 
     raise typer.Exit(start.start(loaded, check=check, fresh=fresh))
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def worker(
+    settings: Annotated[Path, typer.Option(metavar="FILE", help="The merged settings, mounted.")],
+    volume: Annotated[Path, typer.Option(help="Where the volume is mounted.")],
+    wait_for_workers: Annotated[int, typer.Option(min=1, help="Workers that the first round waits for.")] = 1,
+    wait_for_data_minutes: Annotated[
+        float, typer.Option(min=0, help="How long to wait for data and model that are not there yet.")
+    ] = 60.0,
+    data_pod: Annotated[str, typer.Option(help="The pod through which data is copied.")] = "",
+    namespace: Annotated[str, typer.Option(help="The release's namespace.")] = "",
+    grace_seconds: Annotated[
+        float, typer.Option(min=1, help="How long the ranks have to stop after SIGTERM.")
+    ] = 270.0,
+) -> None:
+    """What a worker pod runs: its ranks of the job, among the other workers."""
+    from llm_finetune.launcher import worker as launcher
+
+    options = launcher.Options(
+        settings, volume, wait_for_workers, wait_for_data_minutes, data_pod, namespace, grace_seconds
+    )
+    raise typer.Exit(launcher.work(options))
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -116,6 +149,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
+        from llm_finetune.launcher.last_words import leave_to_launcher
+
+        leave_to_launcher(error.problems)
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(error.exit_code)

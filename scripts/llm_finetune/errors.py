@@ -47,6 +47,12 @@ class OutputError(UserError):
     exit_code = 5
 
 
+class RestartsError(UserError):
+    """A job that failed more often than it may be started again."""
+
+    exit_code = 6
+
+
 class GroupError(UserError):
     """The process group: peers that are missing, late or gone."""
 

@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 
-from llm_finetune.distributed import Ranks, available_cores, check_backend, has_bf16, launch, launched, share
+from llm_finetune.distributed import Ranks, available_cores, check_backend, has_bf16, launched, share
 from llm_finetune.errors import SettingsError
+from llm_finetune.launcher import launch
 from llm_finetune.model import extension
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Loaded, Settings

@@ -47,6 +47,6 @@ def test_a_broken_environment_is_refused(change: dict[str, str | None], said: st
 
 
 def test_the_light_half_of_the_room_leaves_torch_alone() -> None:
-    names = "Ranks, available_cores, check_backend, has_bf16, launch"
+    names = "Ranks, available_cores, check_backend, has_bf16"
     program = f"import sys; from llm_finetune.distributed import {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings import Settings, load
+from llm_finetune.settings import Settings, load, load_merged
 
 Write = Callable[..., Path]
 
@@ -440,3 +440,19 @@ def test_nothing_heavy_is_imported() -> None:
         "print({'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'jsonschema'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_settings_that_are_merged_already_are_read_as_they_are(tmp_path: Path) -> None:
+    """Nothing lies beneath: a key that Helm's null removed is none, not the chart's default."""
+    tree = {"distributed": load([]).settings.to_values()}
+    del tree["distributed"]["train"]["promptWithInput"]
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(tree))
+    assert load_merged(file).settings.train.prompt_with_input is None
+    file.write_text('{"distributed": {"train": {"epochs": 0}}}')
+    with pytest.raises(SettingsError, match=r"settings\.json: distributed\.train\.epochs: found 0"):
+        load_merged(file)
+    for text in ("{", "[]", '{"train": {}}'):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match=r"settings\.json: "):
+            load_merged(file)

@@ -1,4 +1,4 @@
-"""Several processes as one: cores, launching, joining and leaving the process group.
+"""Several processes as one: cores, ranks, joining and leaving the process group.
 
 `Group` and `join` need torch and load it when they are first named; all the rest is light.
 """
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from llm_finetune.distributed.backends import check_backend
 from llm_finetune.distributed.cores import available_cores, has_bf16, share
-from llm_finetune.distributed.launcher import launch
 from llm_finetune.distributed.ranks import Ranks, launched
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ __all__ = [
     "check_backend",
     "has_bf16",
     "join",
-    "launch",
     "launched",
     "share",
 ]

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's name for it
 
 
-def available_cores(root: Path = Path("/")) -> int:
-    """The whole cores this process may keep busy: its CPU affinity, and the CPU quota of its control groups.
+UNBOUND = float("inf")
+# A pod's resources.requests.cpu in thousandths of a core, by the downward API.
+CPU_REQUEST = "CPU_REQUEST"
+
+
+def available_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """The whole cores this process may keep busy: by its affinity, and its CPU quota or else its request.
 
     The host's count would be wrong in a container: a pod limited to 4 CPUs on a 64-core node would start
-    64 threads and spend its quota on switching between them.
+    64 threads and spend its quota on switching between them. One without a limit shares the node's cores
+    with its neighbours, and what it requested is what it gets.
 
     Args:
         root: where `proc` and `sys` are mounted.
     """
-    affinity = len(os.sched_getaffinity(0))
-    return max(1, int(min([affinity, *_quotas(root)])))
+    bounds = [quota for quota in _quotas(root) if quota != UNBOUND]
+    requested = environment.get(CPU_REQUEST, "")
+    if not bounds and requested.isdecimal() and int(requested) > 0:
+        bounds = [int(requested) / 1000]
+    return max(1, int(min([len(os.sched_getaffinity(0)), *bounds])))
 
 
 def share(cores: int, processes: int) -> int:
@@ -66,13 +75,13 @@ def _upwards(mount: Path, path: str) -> Iterator[Path]:
 def _quota_v2(folder: Path) -> float:
     """`cpu.max` is "<quota> <period>" in microseconds, or "max <period>"."""
     words = " ".join(_lines(folder / "cpu.max")).split()
-    return float("inf") if not words or words[0] == "max" else int(words[0]) / int(words[1])
+    return UNBOUND if not words or words[0] == "max" else int(words[0]) / int(words[1])
 
 
 def _quota_v1(folder: Path) -> float:
     """`cpu.cfs_quota_us` is -1 where there is no limit."""
     quota, period = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    return float("inf") if not quota or int(quota[0]) <= 0 else int(quota[0]) / int(period[0])
+    return UNBOUND if not quota or int(quota[0]) <= 0 else int(quota[0]) / int(period[0])
 
 
 def _lines(file: Path) -> list[str]:

@@ -1,9 +1,7 @@
 """One TCP connection from each rank to rank 0, which tells when a rank fails or vanishes.
 
-The kernel closes a dead process's connections at once, and answers for a busy one: so a death is noticed
-within a second, and no rank is taken for dead because it computes. A cut link is found by TCP's own probes
-within about half a minute. This holds for every backend: gloo notices a death only inside a collective, ccl
-never.
+A death is noticed within a second and a cut link within half a minute, with every backend: gloo notices a
+death only inside a collective, ccl never.
 
 A rank that fails says so on its line before it leaves; rank 0 passes the first such word on to all others.
 Each rank then has a time of grace to leave by itself: most waits end at once. One that still hangs, as every
@@ -18,17 +16,16 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
 from dataclasses import asdict
 
 from llm_finetune.distributed.alarm import Alarm, Failure
+from llm_finetune.distributed.line import Line
 from llm_finetune.distributed.network import address_towards
 from llm_finetune.distributed.ranks import Ranks, master
 from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous
 from llm_finetune.distributed.watch import end_after
 from llm_finetune.errors import GroupError
 
-PROBES = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 ADDRESS, ALL_TIED = "lifeline/address", "lifeline/all tied"
 FAREWELL = "farewell"
 FAREWELL_SECONDS = 30.0
@@ -46,7 +43,7 @@ class Lifeline:
         self._ranks = ranks
         self._alarm = alarm
         self._grace_seconds = grace_seconds
-        self._lines: dict[int, socket.socket] = {}
+        self._lines: dict[int, Line] = {}
         self._listeners: list[threading.Thread] = []
         self._hearing = threading.Lock()
         self._leaving = False
@@ -91,7 +88,7 @@ class Lifeline:
             for listener in self._listeners:
                 listener.join(FAREWELL_SECONDS)
         else:
-            _say(self._lines[0], FAREWELL)
+            self._lines[0].say(FAREWELL)
         self._hang_up()
 
     def _accept_all(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
@@ -105,9 +102,8 @@ class Lifeline:
                 self._alarm.wait(0.0)  # a rank that joined may be gone again
                 try:
                     server.settimeout(min(1.0, max(0.0, end - time.monotonic())))
-                    line, _ = server.accept()
-                    line.settimeout(HELLO_SECONDS)
-                    said, _, rank = _hear(line).partition(" ")
+                    line = Line(server.accept()[0])
+                    said, _, rank = line.hear(HELLO_SECONDS).partition(" ")
                 except OSError:
                     if time.monotonic() < end:
                         continue
@@ -125,31 +121,24 @@ class Lifeline:
     def _connect(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
         host, port, token = rendezvous.await_value(ADDRESS, deadline_seconds).split()
         try:
-            line = socket.create_connection((host, int(port)), timeout=deadline_seconds)
+            line = Line(socket.create_connection((host, int(port)), timeout=deadline_seconds))
         except OSError as error:
             raise GroupError(
                 f"rank {self._ranks.rank} of {self._ranks.size} could not reach rank 0 at {host}:{port} "
                 f"within {deadline_seconds:g} s ({error}): is a firewall or a network policy between them?"
             ) from error
-        _say(line, f"{token} {self._ranks.rank}")
+        line.say(f"{token} {self._ranks.rank}")
         self._hold(0, line)
 
-    def _hold(self, peer: int, line: socket.socket) -> None:
-        line.settimeout(None)
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in PROBES:
-            line.setsockopt(socket.IPPROTO_TCP, option, value)
+    def _hold(self, peer: int, line: Line) -> None:
         self._lines[peer] = line
         listener = threading.Thread(target=self._listen, args=(peer, line), daemon=True)
         listener.start()
         self._listeners.append(listener)
 
-    def _listen(self, peer: int, line: socket.socket) -> None:
+    def _listen(self, peer: int, line: Line) -> None:
         """Blocks until the peer speaks or is gone; runs in a thread of its own."""
-        try:
-            word = _hear(line)
-        except OSError:
-            word = ""
+        word = line.hear()
         if word == FAREWELL or self._leaving:
             return
         failure = Failure(**json.loads(word)) if word else self._vanished(peer)
@@ -171,29 +160,12 @@ class Lifeline:
     def _pass_on(self, failure: Failure, except_to: int | None = None) -> None:
         for rank, line in list(self._lines.items()):  # still growing while ranks join
             if rank != except_to:
-                _say(line, json.dumps(asdict(failure)))
+                line.say(json.dumps(asdict(failure)))
 
     def _hang_up(self) -> None:
         for line in self._lines.values():
-            with suppress(OSError):  # the peer may have hung up first
-                line.shutdown(socket.SHUT_RDWR)  # close alone would leave it open while a thread listens
+            line.hang_up()
 
     def _close(self) -> None:
         for line in self._lines.values():
             line.close()
-
-
-def _say(line: socket.socket, word: str) -> None:
-    with suppress(OSError):  # a peer that is gone makes its own alarm
-        line.sendall(word.encode() + b"\n")
-
-
-def _hear(line: socket.socket) -> str:
-    """One word, up to the line's end, without it; empty if the peer hung up."""
-    heard = b""
-    while not heard.endswith(b"\n"):
-        part = line.recv(65536)
-        if not part:
-            return ""
-        heard += part
-    return heard[:-1].decode(errors="replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_finetune.settings.load import Loaded, load
+from llm_finetune.settings.load import Loaded, load, load_merged
 from llm_finetune.settings.models import (
     BenchmarkSettings,
     EvalSettings,
@@ -19,4 +19,5 @@ __all__ = [
     "Settings",
     "TrainSettings",
     "load",
+    "load_merged",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,23 @@ def load(
     if problems:
         raise SettingsError(problems)
     return Loaded(settings, [*values.remarks, *_warnings(values)])
+
+
+def load_merged(file: Path) -> Loaded:
+    """Read settings that Helm has merged already, as the chart mounts them: a key that is absent is none.
+
+    Raises:
+        SettingsError: one line per problem.
+    """
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{file}: cannot be read ({error}); expected the merged values in JSON"
+        ) from error
+    if not isinstance(tree, dict) or set(tree) != {check.ROOT}:
+        raise SettingsError(f"{file}: expected one section, {check.ROOT}, and nothing beside it")
+    return Loaded(Settings.from_values(tree[check.ROOT], str(file)), [])
 
 
 def _unknown_sections(values: Values, known: list[str]) -> Iterator[str]:

@@ -234,6 +234,11 @@ class Settings(Section):
     wait_for_peers_minutes: float = key(
         number(above=0), 10.0, "How long a process waits for the others to join."
     )
+    wait_for_lost_minutes: float = key(
+        number(above=0),
+        2.0,
+        "How long the others wait for a lost worker before they go on without it, with minReplicas or more.",
+    )
     wait_for_preparation_minutes: float = key(
         number(above=0), 240.0, "How long the others wait while the first process downloads and prepares."
     )

@@ -1,0 +1,149 @@
+"""One round on this machine: torch's elastic agent starts the ranks, watches them and stops them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+
+from llm_finetune.errors import GroupError
+from llm_finetune.launcher.ending import Ending
+from llm_finetune.launcher.rank_logs import RankLogs
+from llm_finetune.launcher.round import Round
+
+STOP_CODES = {GroupError.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM}
+
+
+def run_round(
+    this: Round,
+    processes: int,
+    command: Sequence[str],
+    logs: RankLogs,
+    *,
+    grace_seconds: float,
+    interrupt: Callable[[], None] = lambda: None,
+) -> Ending:
+    """Runs `python *command` as this machine's ranks of one round, until all are done or one has failed.
+
+    Args:
+        processes: ranks on this machine, as many as on all others.
+        grace_seconds: how long ranks have from SIGTERM to SIGKILL.
+        interrupt: called about ten times a second; what it raises stops the ranks and comes out again.
+    """
+    # The agent reads these. The first: all machines have equally many ranks, so no store is asked for their
+    # numbers. The second: signals are the launcher's, which knows what to say of them.
+    os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
+    # torch's C++ would add a stack of its own to each message about a lost peer.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # The agent expands ${local_rank} and $$ in arguments, where a prompt's dollar must stay a dollar.
+    escaped = tuple(argument.replace("$", "$$") for argument in command)
+    spec = WorkerSpec(
+        role="",
+        local_world_size=processes,
+        rdzv_handler=_Formed(this, interrupt),
+        entrypoint=sys.executable,
+        args=escaped,
+        max_restarts=0,
+    )
+    with _quiet():
+        result = _Agent(spec, logs, grace_seconds).run()
+    if not result.is_failed():
+        return Ending(0, "done")
+    return _ending(result, logs)
+
+
+class _Agent(LocalElasticAgent):
+    """torch's agent with the pod's grace period, and without a barrier: the ranks leave together."""
+
+    def __init__(self, spec: WorkerSpec, logs: RankLogs, grace_seconds: float) -> None:
+        # No prefix before a line: the ranks' own log says which rank speaks.
+        super().__init__(spec, logs, log_line_prefix_template="${role_name}")
+        self._grace_seconds = round(grace_seconds)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *_: Any, **__: Any) -> None:
+        if self._pcontext is None:
+            return
+        try:
+            self._pcontext.close(death_sig, self._grace_seconds)
+        except BaseException:  # a second signal: at once
+            self._pcontext.close(signal.SIGKILL, self._grace_seconds)
+            raise
+
+    def _exit_barrier(self) -> None:
+        pass
+
+
+class _Formed(RendezvousHandler):
+    """A round that is formed already, as the agent wants to be told of it."""
+
+    def __init__(self, this: Round, interrupt: Callable[[], None]) -> None:
+        self._round = this
+        self._interrupt = interrupt
+
+    def get_backend(self) -> str:
+        return "llm-finetune"
+
+    def get_run_id(self) -> str:
+        return f"round-{self._round.number}"
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        this = self._round
+        place = RendezvousStoreInfo(this.master_addr, this.master_port)
+        return RendezvousInfo(HashStore(), this.group_rank, this.group_size, place)
+
+    def num_nodes_waiting(self) -> int:
+        self._interrupt()
+        return 0
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def shutdown(self) -> bool:
+        return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The agent logs each failure with a traceback of its own; the rank has said what was wrong."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _ending(result: RunResult, logs: RankLogs) -> Ending:
+    """The failure that caused the others: those are ended by the agent, or leave for a lost peer."""
+    rank, failure = min(
+        result.failures.items(), key=lambda item: (item[1].exitcode in STOP_CODES, item[1].timestamp)
+    )
+    code = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+    return Ending(code, f"rank {rank}: {_words(failure, logs)}")
+
+
+def _words(failure: ProcessFailure, logs: RankLogs) -> str:
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        hint = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
+        return f"ended by {name}{hint}"
+    if os.path.isfile(failure.error_file):
+        return str(failure.message)
+    return logs.last_line(failure.local_rank) or f"left with exit code {failure.exitcode}"

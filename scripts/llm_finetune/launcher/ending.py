@@ -1,0 +1,28 @@
+"""How a worker's part in a round ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Exit codes from here on are worth another try; the chart's restartPolicy ExitCode says the same.
+FIRST_RETRY = 128
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An exit code, and what to say of it.
+
+    Attributes:
+        exit_code: as a shell has it: 128 + n where signal n ended it.
+        message: what happened, where, and what to do.
+        asked: somebody asked for it (a drained node, Ctrl-C, a worker that came back): no failure.
+    """
+
+    exit_code: int
+    message: str
+    asked: bool = False
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether it would only happen again."""
+        return 0 < self.exit_code < FIRST_RETRY

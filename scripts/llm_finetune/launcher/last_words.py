@@ -1,0 +1,34 @@
+"""What a process leaves behind when it fails: what happened, where, and what to do.
+
+A rank leaves it for its launcher, the launcher for Kubernetes: `kubectl describe pod` shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from llm_finetune.launcher.ending import Ending
+
+TERMINATION_LOG = "TERMINATION_LOG"
+KUBERNETES_READS_BYTES = 4096
+
+
+def leave_to_launcher(problems: Sequence[str]) -> None:
+    """Leaves a rank's words where torch's agent reads them; elsewhere there is nobody to read them."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        with suppress(OSError):  # the volume may be what failed
+            Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
+
+
+def leave_to_kubernetes(ending: Ending) -> None:
+    """Writes the end of this pod to its termination log."""
+    file = Path(os.environ.get(TERMINATION_LOG, "/dev/termination-log"))
+    words = ending.message.encode()[-KUBERNETES_READS_BYTES:].decode(errors="ignore")
+    with suppress(OSError):  # without Kubernetes there is no such file, and /dev is not ours
+        file.write_text(words + "\n")

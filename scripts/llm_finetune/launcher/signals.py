@@ -1,0 +1,38 @@
+"""Signals that ask to stop, as an exception in the main thread."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+class SignalledError(BaseException):
+    """Somebody wants this process to stop. No `except Exception` of a library swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell has it: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + self.number
+
+
+@contextmanager
+def raised_signals() -> Iterator[None]:
+    """Within the body each such signal raises SignalledError, a second one as well."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise SignalledError(number)
+
+    before = {number: signal.signal(number, handle) for number in NUMBERS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

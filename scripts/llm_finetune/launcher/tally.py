@@ -1,0 +1,58 @@
+"""The job's rounds, counted on the volume: a new pod goes on counting where the last one stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_finetune.launcher.ending import Ending
+from llm_finetune.report.results import read_json, write_json
+
+
+class Tally:
+    """How many rounds there were, and how many of them failed.
+
+    Args:
+        file: on the volume.
+        job: another job begins from nothing.
+        allowed: failures that are followed by another round.
+    """
+
+    def __init__(self, file: Path, job: str, allowed: int) -> None:
+        self.allowed = allowed
+        self._file = file
+        self._job = job
+        kept = read_json(file) or {}
+        if kept.get("job") != job or kept.get("over"):
+            kept = {"number": kept.get("number", 0), "begun_at": kept.get("number", 0)}
+        self.number: int = kept["number"] - kept["begun_at"]
+        self._begun_at: int = kept["begun_at"]
+        self.failures: int = kept.get("failures", 0)
+        if kept.get("running"):  # nobody was left to say how that round ended
+            self.count(Ending(128, "the round ended without a word"))
+
+    def begin(self, workers: Sequence[str]) -> int:
+        """Writes down that a round begins; returns its number, which its logs bear."""
+        self.number += 1
+        self._write(running=True, workers=list(workers))
+        return self._begun_at + self.number
+
+    def count(self, ending: Ending) -> int:
+        """Writes down why no round runs; returns the failures so far. What was asked for is none."""
+        self.failures += not ending.asked
+        self._write(running=False, last=ending.message)
+        return self.failures
+
+    def finish(self) -> None:
+        """The job is over: whoever starts it again begins to count anew."""
+        self._write(running=False, over=True)
+
+    def _write(self, **more: object) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "job": self._job,
+            "number": self._begun_at + self.number,
+            "begun_at": self._begun_at,
+            "failures": self.failures,
+        }
+        write_json(self._file, {**content, **more})

@@ -1,0 +1,136 @@
+"""The container's command: all that a worker pod does around its ranks, from waiting to its exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_finetune.distributed import available_cores, share
+from llm_finetune.errors import OutputError, SettingsError, UserError
+from llm_finetune.launcher.ending import Ending
+from llm_finetune.launcher.last_words import leave_to_kubernetes
+from llm_finetune.launcher.leader import Crew, Leader
+from llm_finetune.launcher.member import Member, StopError
+from llm_finetune.launcher.operator import Place
+from llm_finetune.launcher.round import Round
+from llm_finetune.launcher.signals import SignalledError, raised_signals
+from llm_finetune.launcher.tally import Tally
+from llm_finetune.report.log import configure
+from llm_finetune.settings import Settings, load_merged
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the chart tells a worker beside the settings."""
+
+    settings_file: Path
+    volume: Path
+    wait_for_workers: int
+    wait_for_data_minutes: float
+    data_pod: str
+    namespace: str
+    grace_seconds: float
+
+
+def work(options: Options) -> int:
+    """Runs this worker's part of the job, and leaves its last words to Kubernetes.
+
+    Returns:
+        The exit code: below 128 it would only happen again, from 128 on the pod is worth another start.
+    """
+    with raised_signals():
+        try:
+            ending = _work(options)
+        except SignalledError as stop:
+            ending = Ending(stop.exit_code, f"stopped by {stop}; started again, the job goes on")
+        except UserError as error:
+            ending = Ending(error.exit_code, "\n".join(error.problems))
+        except Exception as error:
+            log.exception("a defect of the launcher")
+            ending = Ending(1, f"a defect of the launcher: {type(error).__name__}: {error}")
+        if ending.exit_code:
+            log.error("%s", ending.message)
+            leave_to_kubernetes(ending)
+        return ending.exit_code
+
+
+def _work(options: Options) -> Ending:
+    configure("info", rank=0)
+    settings = load_merged(options.settings_file).settings
+    configure(settings.log_level, rank=0)
+    place = Place.from_environment(options.wait_for_workers)
+    _check(settings, options)
+    patience = settings.wait_for_peers_minutes * 60
+    digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
+    leader = _leader(settings, options, place, digest) if place.leads else None
+    member = Member(place.name, place.endpoint, digest, patience)
+    os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), settings.processes_per_worker)))
+    while isinstance(word := member.next(), Round):
+        _take_part(word, member, settings, options)
+    if leader is not None:
+        leader.wait()
+    return word
+
+
+def _take_part(this: Round, member: Member, settings: Settings, options: Options) -> None:
+    """Runs this worker's ranks of a round, and tells the leader how they ended."""
+    from llm_finetune.launcher.agent import run_round
+    from llm_finetune.launcher.rank_logs import RankLogs
+
+    command = [settings.script, "run", "--settings", str(options.settings_file)]
+    folder = Path(settings.train.output_dir) / "logs" / f"round-{this.number}"
+    try:
+        ending = run_round(
+            this,
+            settings.processes_per_worker,
+            command,
+            RankLogs(folder, terminal=False),
+            grace_seconds=options.grace_seconds,
+            interrupt=member.check,
+        )
+    except StopError as stop:
+        ending = Ending(128 + signal.SIGTERM, f"stopped: {stop}")
+    except SignalledError as stop:
+        member.report(Ending(stop.exit_code, f"stopped by {stop}", asked=True))
+        raise
+    member.report(ending)
+
+
+def _check(settings: Settings, options: Options) -> None:
+    """What can be known before anything heavy loads and before a peer is asked."""
+    from llm_finetune.start import check_machine
+
+    check_machine(settings, options.wait_for_workers * settings.processes_per_worker)
+    if not Path(settings.script).is_file():
+        raise SettingsError(
+            f"distributed.script: there is no file {settings.script} in this image; "
+            "use the project's image, or name the script that yours has"
+        )
+    output = Path(settings.train.output_dir)
+    try:
+        (output / ".launcher").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"distributed.train.outputDir: {output} cannot be written ({error.strerror}); is the volume "
+            "mounted at storage.pvcMountPath, and may this user write it (securityContext)?"
+        ) from error
+
+
+def _leader(settings: Settings, options: Options, place: Place, digest: str) -> Leader:
+    crew = Crew(
+        wanted=options.wait_for_workers,
+        least=min(place.least, options.wait_for_workers),
+        most=max(place.most, options.wait_for_workers),
+        patience_seconds=settings.wait_for_peers_minutes * 60,
+        lost_seconds=settings.wait_for_lost_minutes * 60,
+    )
+    tally = Tally(
+        Path(settings.train.output_dir) / ".launcher" / "rounds.json", place.endpoint[0], place.max_restarts
+    )
+    return Leader(place.name, place.endpoint[1], digest, crew, tally)
