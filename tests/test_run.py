@@ -86,7 +86,8 @@ def test_a_run_leaves_a_tuned_adapter_and_its_results(
     out = tmp_path / "out"
     train, evaluation, everything = (read(out / f"{name}_results.json") for name in ("train", "eval", "all"))
 
-    assert set(train) == {"train_loss", "steps", "seconds", "tokens_per_second", "peak_memory_bytes"}
+    figures = {"train_loss", "steps", "sequences_per_step", "seconds", "tokens_per_second"}
+    assert set(train) == {*figures, "peak_memory_bytes"}
     assert train["steps"] == len(losses(out))
     assert evaluation["eval_loss"] == evaluation["tuned"]["loss"]
     assert evaluation["perplexity"] == pytest.approx(math.exp(evaluation["eval_loss"]))
@@ -235,7 +236,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     process = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "finetune.py"), "run", *killed], stderr=subprocess.DEVNULL
     )
-    while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+    while not list((tmp_path / "killed").glob("checkpoint-*/manifest.json")):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

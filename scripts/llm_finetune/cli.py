@@ -149,11 +149,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        from llm_finetune.launcher.last_words import leave_to_launcher
+        from llm_finetune.launcher.last_words import say
 
-        leave_to_launcher(error.problems)
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        say(error.problems)
         sys.exit(error.exit_code)
 
 

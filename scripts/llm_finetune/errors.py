@@ -53,6 +53,12 @@ class RestartsError(UserError):
     exit_code = 6
 
 
+class LossError(UserError):
+    """The training itself: a loss or a gradient that is no number any more."""
+
+    exit_code = 7
+
+
 class GroupError(UserError):
     """The process group: peers that are missing, late or gone."""
 

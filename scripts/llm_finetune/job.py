@@ -12,6 +12,7 @@ from transformers import set_seed
 from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16
+from llm_finetune.errors import GroupError, SettingsError
 from llm_finetune.inputs import Inputs, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.isolation import check_isolation
@@ -20,6 +21,7 @@ from llm_finetune.model.saving import load_tuned, save_model
 from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_into
 from llm_finetune.settings import Settings
+from llm_finetune.stages.batches import StepShape, shape_of
 from llm_finetune.stages.judge import Judged, judge, write_results
 from llm_finetune.stages.train import train
 
@@ -73,7 +75,7 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
     def look() -> str:
         stages = _deciding(settings, inputs)
         found = look_into(path, stages, overwrite=train.overwrite_output_dir, fresh=fresh)
-        return json.dumps([found.continues, found.done, found.checkpoint])
+        return json.dumps([found.continues, found.done, found.checkpoint, found.step_rows])
 
     return RunFolder(path, *json.loads(group.once("output folder", look, deadline_seconds=3600)))
 
@@ -95,6 +97,7 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         folder.begin(
             {
                 "deciding": stages["train"],
+                "step_rows": _wanted_rows(settings, folder, group),
                 "settings": settings.to_values(),
                 "versions": results.versions(),
             }
@@ -139,6 +142,7 @@ def _tuned(
         pad_id=inputs.pad_id,
         precision=precision,
         group=group,
+        shape=_shape(settings, folder, group),
         checkpoint=folder.path / folder.checkpoint if folder.checkpoint else None,
     )
     if group.ranks.is_writer:
@@ -147,6 +151,32 @@ def _tuned(
         results.write_json(folder.path / results.HISTORY, training.history)
         results.write_json(folder.path / results.TRAIN, training.to_json())
     return model
+
+
+def _wanted_rows(settings: Settings, folder: RunFolder, group: Group) -> int:
+    """Sequences of a step: as the run began, however many processes it has now."""
+    train_settings = settings.train
+    now = train_settings.per_device_batch_size * train_settings.gradient_accumulation_steps * group.ranks.size
+    return folder.step_rows or now
+
+
+def _shape(settings: Settings, folder: RunFolder, group: Group) -> StepShape:
+    """How this group shares out the sequences of a step."""
+    wanted, ranks = _wanted_rows(settings, folder, group), group.ranks.size
+    if wanted < ranks:
+        raise GroupError(
+            f"{ranks} processes cannot share a step of {wanted} sequences, as this run began: start it with "
+            f"{wanted} or fewer (distributed.workers, processesPerWorker), or anew with --fresh"
+        )
+    shape = shape_of(wanted, ranks, settings.train.per_device_batch_size)
+    if shape.rows < wanted:
+        told = f"{ranks} processes cannot share {wanted} sequences a step evenly, as this run began"
+        if settings.train.keep_effective_batch:
+            raise SettingsError(
+                f"distributed.train.keepEffectiveBatch: {told}; start as many as divide them, or write false"
+            )
+        log.warning("%s: its steps have %d from here on", told, shape.rows)
+    return shape
 
 
 def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_finetune import fingerprint
+from llm_finetune.checkpoints import folders
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.report import results
@@ -18,6 +19,7 @@ PREVIOUS = "previous"
 # What a run leaves; nothing else in the folder is ever touched.
 RUN_PATTERNS = (
     "checkpoint-*",
+    "broken-checkpoint-*",
     "adapter_*",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -43,13 +45,15 @@ class RunFolder:
         path: the folder; it need not be there yet.
         continues: this very training began here already.
         done: the stages whose results are there, for the same inputs.
-        checkpoint: the name of its newest checkpoint, to go on from.
+        checkpoint: the name of its newest whole checkpoint, to go on from.
+        step_rows: sequences of a step as the run began; 0: it did not begin yet.
     """
 
     path: Path
     continues: bool = False
     done: tuple[str, ...] = ()
     checkpoint: str | None = None
+    step_rows: int = 0
 
     def begin(self, content: dict[str, Any]) -> None:
         """Makes the folder this run's own; what another run left is set aside.
@@ -72,10 +76,11 @@ class RunFolder:
         results.write_json(self.path / results.RUN, content)
         if stage == "train":
             shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
+            folders.forget_broken(self.path)
 
 
 def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fresh: bool) -> RunFolder:
-    """What the folder means for this run; nothing is changed yet.
+    """What the folder means for this run; nothing is changed yet but its own broken checkpoints set aside.
 
     Args:
         deciding: for each stage all that decides its result.
@@ -92,7 +97,8 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
     if old.get("deciding") == deciding["train"]:
         stages = old.get("stages", {})
         done = tuple(stage for stage, inputs in deciding.items() if stages.get(stage) == inputs)
-        return RunFolder(path, True, done, newest_checkpoint(path))
+        checkpoint = None if "train" in done else folders.newest_whole(path)
+        return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0))
     left = _left_by_a_run(path)
     if left and not overwrite:
         found = left[0].name
@@ -104,12 +110,6 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
             "set distributed.train.overwriteOutputDir to true, or name another folder"
         )
     return RunFolder(path)
-
-
-def newest_checkpoint(path: Path) -> str | None:
-    """The checkpoint with the highest step; the Trainer writes its state last."""
-    whole = [state.parent.name for state in path.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda name: int(name.rsplit("-", 1)[1]), default=None)
 
 
 def _check_writable(path: Path) -> None:

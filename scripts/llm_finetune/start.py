@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 
+from llm_finetune import signals
 from llm_finetune.distributed import Ranks, available_cores, check_backend, has_bf16, launched, share
 from llm_finetune.errors import SettingsError
 from llm_finetune.launcher import launch
@@ -28,6 +29,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     Returns:
         The exit code.
     """
+    signals.leave_when_told()
     settings = loaded.settings
     ranks = Ranks.from_environment()
     configure(settings.log_level, ranks.rank)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,13 @@ def leave_to_launcher(problems: Sequence[str]) -> None:
     if file:
         with suppress(OSError):  # the volume may be what failed
             Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
+
+
+def say(problems: Sequence[str]) -> None:
+    """Tells the user, and the launcher where there is one, what ends this process."""
+    leave_to_launcher(problems)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
 
 
 def leave_to_kubernetes(ending: Ending) -> None:

@@ -23,12 +23,33 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     """Writes model or adapter and tokenizer as transformers and peft read them, aside first."""
     aside = folder / ".saving"
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
+    save_weights(model, aside)
     tokenizer.save_pretrained(aside)
     files = sorted(aside.iterdir(), key=lambda file: (file.name in ENTRY_FILES, file.name))
     for file in files:
         os.replace(file, folder / file.name)
     aside.rmdir()
+
+
+def save_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Writes model or adapter with its configuration into the folder, file by file."""
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        # Embeddings are never trained here; to find that out, peft would ask the Hub for the base model.
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+
+
+def weight_bytes(model: PreTrainedModel | PeftModel) -> int:
+    """What `save_weights` takes on the disk: the adapter's weights, or all."""
+    from peft import PeftModel
+
+    parameters = model.parameters()
+    return sum(
+        weight.nbytes for weight in parameters if weight.requires_grad or not isinstance(model, PeftModel)
+    )
 
 
 def load_tuned(

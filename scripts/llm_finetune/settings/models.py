@@ -96,6 +96,11 @@ class TrainSettings(Section):
     gradient_accumulation_steps: int = key(whole(1), 1, "Forward passes that make one optimizer step.")
     epochs: int = key(whole(1), 1, "Passes over the training records.")
     max_steps: int = key(whole(1, also=-1), -1, "Optimizer steps, in place of epochs; -1: epochs count.")
+    keep_effective_batch: bool = key(
+        flag(),
+        False,
+        "Refuse to go on with another number of processes that cannot share out a step's sequences evenly.",
+    )
     learning_rate: float = key(number(above=0), 2e-5, "Learning rate at its highest.")
     lr_scheduler: str = key(choice(*SCHEDULERS), "linear", "Course of the learning rate.")
     warmup_ratio: float = key(
@@ -115,6 +120,12 @@ class TrainSettings(Section):
     )
     save_strategy: Steps = key(choice("no", "steps", "epoch"), "epoch", "When checkpoints are written.")
     save_steps: int = key(whole(1), 500, "Steps between checkpoints, with saveStrategy steps.")
+    save_minutes: float | None = key(
+        number(above=0),
+        30.0,
+        "Minutes from one checkpoint to the next at most, unless saveStrategy is no.",
+        none="saveStrategy alone counts",
+    )
     save_total_limit: int | None = key(
         whole(1), 2, "Checkpoints to keep; older ones are deleted.", none="all"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,6 +11,36 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llm_finetune.data import Row, Split
 from llm_finetune.objective.supervised import IGNORED
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """How the rows of an optimizer step are dealt.
+
+    Attributes:
+        batch_size: rows a rank takes at once.
+        accumulation: how often it does so in a step.
+        ranks: how many do so side by side.
+    """
+
+    batch_size: int
+    accumulation: int
+    ranks: int
+
+    @property
+    def rows(self) -> int:
+        return self.batch_size * self.accumulation * self.ranks
+
+
+def shape_of(rows: int, ranks: int, batch_size: int) -> StepShape:
+    """The shape for so many ranks whose steps come nearest to `rows`, from below.
+
+    Args:
+        rows: rows a step should have; at least one a rank.
+        batch_size: rows that a rank takes at once, at most.
+    """
+    shapes = (StepShape(size, rows // (ranks * size), ranks) for size in range(1, batch_size + 1))
+    return max(shapes, key=lambda shape: (shape.rows, shape.batch_size))
 
 
 class RowDataset(Dataset[Row]):
@@ -28,9 +59,9 @@ class RowDataset(Dataset[Row]):
 class DealtBatches(Sampler[list[int]]):
     """Deals an epoch's batches to the ranks in turn: batch k of the epoch goes to rank k modulo size.
 
-    The order of rows depends on seed and epoch alone, so two ranks see in one step what one rank sees in two.
-    No row comes twice and none is left out: where the last round has no batch for a rank, it gets an empty
-    one.
+    The order of rows depends on seed and epoch alone, so two ranks see in one step what one rank sees in two,
+    and what a group of some size has begun, one of another size can go on with. No row comes twice and none
+    is left out: where the last round has no batch for a rank, it gets an empty one.
 
     Args:
         rows: rows in the split.
@@ -40,24 +71,27 @@ class DealtBatches(Sampler[list[int]]):
 
     def __init__(self, rows: int, batch_size: int, rank: int, size: int, seed: int | None) -> None:
         self.rows, self.batch_size, self.rank, self.size, self.seed = rows, batch_size, rank, size, seed
-        self.epoch = 0
+        self.begin(0, 0)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def begin(self, epoch: int, row: int) -> None:
+        """The next iteration deals this epoch's rows, in their order, from the given one on."""
+        self._order = self._shuffled(epoch)[row:]
+
+    def batch(self, turn: int) -> list[int]:
+        """The rows that this rank is dealt in the given turn, counted from 0."""
+        start = (turn * self.size + self.rank) * self.batch_size
+        return self._order[start : start + self.batch_size]
 
     def __len__(self) -> int:
-        return -(-self.rows // (self.batch_size * self.size))
+        return -(-len(self._order) // (self.batch_size * self.size))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self._order()
-        for turn in range(len(self)):
-            start = (turn * self.size + self.rank) * self.batch_size
-            yield order[start : start + self.batch_size]
+        return map(self.batch, range(len(self)))
 
-    def _order(self) -> list[int]:
+    def _shuffled(self, epoch: int) -> list[int]:
         if self.seed is None:
             return list(range(self.rows))
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + epoch)
         return torch.randperm(self.rows, generator=generator).tolist()
 
 

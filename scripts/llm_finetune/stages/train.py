@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_finetune.data import Prepared, Split
@@ -18,11 +18,9 @@ from llm_finetune.objective.supervised import label_log_probs
 from llm_finetune.report.progress import Display, Pace, StepReport
 from llm_finetune.report.results import peak_memory_bytes
 from llm_finetune.settings import EvalSettings, TrainSettings
-from llm_finetune.stages.batches import deal
+from llm_finetune.stages.batches import StepShape
 from llm_finetune.stages.evaluate import evaluate
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+from llm_finetune.stages.resumable import ResumableTrainer
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,10 @@ class Training:
     """What a training did.
 
     Attributes:
-        train_loss: mean over the steps of this run, nats a label.
+        train_loss: mean over all steps, nats a label.
         steps: optimizer steps since the first start of the job.
-        seconds: of this run, evaluations and checkpoints among them.
+        sequences_per_step: rows of a step, over all ranks.
+        seconds: since the last start, evaluations and checkpoints among them.
         tokens_per_second: tokens of records (padding not counted), all ranks.
         peak_memory_bytes: resident set of the largest rank.
         history: the curve: step, loss, learning_rate, tokens_per_second; or step, eval_loss.
@@ -40,6 +39,7 @@ class Training:
 
     train_loss: float
     steps: int
+    sequences_per_step: int
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
@@ -59,6 +59,7 @@ def train(
     pad_id: int,
     precision: Precision,
     group: Group,
+    shape: StepShape,
     checkpoint: Path | None,
 ) -> Training:
     """Trains the model in place.
@@ -66,26 +67,30 @@ def train(
     Args:
         prepared: what is trained on, and what is evaluated on the way where the settings ask for that.
         pad_id: token that fills rows; never seen by a record, never trained on.
-        checkpoint: folder of the checkpoint to go on from.
+        shape: how a step's rows are dealt.
+        checkpoint: folder of the checkpoint to go on from; a whole one.
     """
     trainer = RowTrainer(
         model,
-        _arguments(settings, eval_settings, precision),
+        _arguments(settings, eval_settings, precision, shape),
         prepared.train,
         prepared.validation if eval_settings.strategy != "no" else None,
         eval_batch_size=eval_settings.per_device_batch_size,
         pad_id=pad_id,
         precision=precision,
         group=group,
+        save_minutes=settings.save_minutes,
     )
     if eval_settings.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(eval_settings.early_stopping_patience))
     started = time.perf_counter()
-    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.run(checkpoint)
     seconds = time.perf_counter() - started
+    done = trainer.progress
     return Training(
-        train_loss=output.training_loss,
-        steps=output.global_step,
+        train_loss=done.loss_sum / max(done.step, 1),
+        steps=done.step,
+        sequences_per_step=trainer.step_rows,
         seconds=seconds,
         tokens_per_second=group.sum_([trainer.tokens_seen])[0] / seconds,
         peak_memory_bytes=int(group.max_([peak_memory_bytes()])[0]),
@@ -100,8 +105,8 @@ def _curve_point(entry: dict[str, float]) -> dict[str, float]:
     return {name: entry[name] for name in names if name in entry}
 
 
-class RowTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, fed with rows of records and with the objective's loss."""
+class RowTrainer(ResumableTrainer):
+    """The Trainer with the objective's loss, the project's evaluation and its progress."""
 
     def __init__(
         self,
@@ -114,23 +119,19 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         pad_id: int,
         precision: Precision,
         group: Group,
+        save_minutes: float | None,
     ) -> None:
-        # The Trainer asks for a data set before it evaluates; `evaluate` below reads the rows itself.
-        super().__init__(model, arguments, train_dataset=rows, eval_dataset=validation)
-        self.rows, self.validation, self.eval_batch_size = rows, validation, eval_batch_size
-        self.pad_id, self.precision, self.group = pad_id, precision, group
-        self.tokens_seen = 0
+        super().__init__(
+            model, arguments, rows, validation, pad_id=pad_id, group=group, save_minutes=save_minutes
+        )
+        self.validation, self.eval_batch_size, self.precision = validation, eval_batch_size, precision
         # Makes the Trainer count the labels of a whole step over all ranks, which our loss divides by.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.progress = ProgressReports(visible=group.ranks.is_writer)
-        self.add_callback(self.progress)
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        seed = self.args.seed
-        return deal(self.rows, self.args.per_device_train_batch_size, self.group.ranks, self.pad_id, seed)
+        self.display = ProgressReports(visible=group.ranks.is_writer)
+        self.add_callback(self.display)
 
     def compute_loss(
         self,
@@ -147,13 +148,12 @@ class RowTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            # Every rank logs at the same steps, so every rank comes to this sum.
-            tokens = int(self.group.sum_([self.tokens_seen])[0])
-            logs["tokens_per_second"] = self.progress.pace.tokens_per_second(tokens)
+            logs["tokens_per_second"] = self.display.pace.tokens_per_second(self.tokens_of_all)
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         assert self.validation is not None
+        self.keeper.rest()
         result = evaluate(
             self.model,
             self.validation,
@@ -162,10 +162,11 @@ class RowTrainer(Trainer):  # type: ignore[misc]
             precision=self.precision,
             group=self.group,
         )
+        self.keeper.move()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.to_json().items()}
         self.log(metrics)
         control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.control: TrainerControl = control
+        self.control = control
         return metrics
 
 
@@ -195,12 +196,12 @@ class ProgressReports(TrainerCallback):  # type: ignore[misc]
 
 
 def _arguments(
-    settings: TrainSettings, eval_settings: EvalSettings, precision: Precision
+    settings: TrainSettings, eval_settings: EvalSettings, precision: Precision, shape: StepShape
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=settings.output_dir,
-        per_device_train_batch_size=settings.per_device_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=shape.batch_size,
+        gradient_accumulation_steps=shape.accumulation,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
         learning_rate=settings.learning_rate,
@@ -214,6 +215,7 @@ def _arguments(
         save_strategy=settings.save_strategy,
         save_steps=settings.save_steps,
         save_total_limit=settings.save_total_limit,
+        restore_callback_states_from_checkpoint=True,
         eval_strategy=eval_settings.strategy,
         eval_steps=eval_settings.steps,
         load_best_model_at_end=eval_settings.load_best_model,

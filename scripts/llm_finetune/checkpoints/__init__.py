@@ -1,0 +1,1 @@
+"""Checkpoints: whole or absent, the newest whole one found again, the last finished step kept."""

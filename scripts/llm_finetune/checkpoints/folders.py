@@ -1,0 +1,92 @@
+"""The checkpoints of an output folder: the newest whole one, and what becomes of the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from llm_finetune.checkpoints import manifest
+
+log = logging.getLogger(__name__)
+
+BROKEN = "broken-"
+
+
+def name_of(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"checkpoint-{step}"
+
+
+def steps(path: Path) -> list[int]:
+    """The steps whose checkpoints were finished, the newest first; their content is not looked at."""
+    return sorted((step for step, folder in _found(path) if manifest.is_there(folder)), reverse=True)
+
+
+def newest_whole(path: Path) -> str | None:
+    """The name of the newest checkpoint that proves whole; what is broken or half-written gives way to it.
+
+    A broken one is set aside under another name, and the log says what is wrong with it.
+    """
+    _mend(path)
+    for _, folder in sorted(_found(path), reverse=True):
+        wrong = manifest.problem(folder)
+        if wrong is None:
+            return folder.name
+        aside = folder.with_name(BROKEN + folder.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        log.warning("%s is broken: %s; it is set aside as %s", folder, wrong, aside.name)
+    return None
+
+
+def rotate(path: Path, limit: int | None, best: int | None = None) -> None:
+    """Deletes the oldest checkpoints above `limit`; never the newest that was finished, nor the best.
+
+    Args:
+        best: step of the checkpoint with the lowest validation loss, where that counts.
+    """
+    finished = steps(path)
+    for step in finished[limit or len(finished) :]:
+        if step != best:
+            # Renamed first: half deleted, it must not look like one that broke.
+            going = aside_of(path / name_of(step))
+            os.replace(path / name_of(step), going)
+            shutil.rmtree(going, ignore_errors=True)
+
+
+def forget_broken(path: Path) -> None:
+    """Deletes what was set aside."""
+    for folder in path.glob(f"{BROKEN}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def aside_of(folder: Path) -> Path:
+    """Where a checkpoint is written, or deleted: no name that anybody reads."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def replaced(folder: Path) -> Path:
+    """Where a checkpoint waits while another of the same step takes its place."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _found(path: Path) -> list[tuple[int, Path]]:
+    folders = [
+        (re.fullmatch(r"checkpoint-(\d+)", folder.name), folder) for folder in path.glob("checkpoint-*")
+    ]
+    return [(int(match[1]), folder) for match, folder in folders if match and folder.is_dir()]
+
+
+def _mend(path: Path) -> None:
+    """Ends what a kill interrupted."""
+    for waiting in path.glob(".checkpoint-*.replaced"):
+        final = path / waiting.name.removeprefix(".").removesuffix(".replaced")
+        if final.exists():
+            shutil.rmtree(waiting, ignore_errors=True)
+        else:
+            os.replace(waiting, final)
+    for partial in path.glob(".checkpoint-*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""A training in a checkpoint: weights, optimizer, the Trainer's own state, and how far it has come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_callback import ExportableState
+
+from llm_finetune.checkpoints.progress import Progress
+from llm_finetune.checkpoints.state import save_optimizer, state_bytes
+from llm_finetune.checkpoints.writing import written_whole
+from llm_finetune.errors import OutputError
+from llm_finetune.model.saving import save_weights, weight_bytes
+
+STATE = "trainer_state.json"
+
+
+def write(trainer: Any, progress: Progress, world_size: int) -> None:
+    """Writes the checkpoint of the step that `progress` tells of.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = Path(trainer.args.output_dir)
+    size = weight_bytes(trainer.model) + state_bytes(trainer.optimizer)
+    with written_whole(path, progress.step, world_size, size) as folder:
+        save_weights(trainer.model, folder)
+        save_optimizer(trainer.optimizer, trainer.lr_scheduler, folder)
+        for callback in [*trainer.callback_handler.callbacks, trainer.control]:
+            if isinstance(callback, ExportableState):
+                trainer.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        trainer.state.save_to_json(str(folder / STATE))
+        progress.write(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where the training of a whole checkpoint stands.
+
+    Raises:
+        OutputError: another version wrote it.
+    """
+    try:
+        return Progress.read(folder)
+    except (TypeError, ValueError, OSError) as error:
+        raise OutputError(
+            f"{folder}: this version cannot go on from it ({error}); start anew with --fresh"
+        ) from error

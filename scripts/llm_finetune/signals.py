@@ -1,0 +1,79 @@
+"""SIGTERM and Ctrl-C: how the process leaves when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from llm_finetune.launcher.last_words import say
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _State:
+    """What of this process's signals was seen, and who sees to them."""
+
+    seen = 0
+    is_attended = False
+
+
+def leave_when_told() -> None:
+    """From now on a signal ends the process in order, with the code 128 + n; a second one at once."""
+    for number in NUMBERS:
+        signal.signal(number, _leave)
+
+
+@contextmanager
+def attended(action: Callable[[int], NoReturn]) -> Iterator[None]:
+    """While the body runs, the first signal calls `action`, in a thread of its own; a second one ends all.
+
+    The main thread may be in the middle of a backward pass or a collective, and not come back for hours: a
+    handler of Python's would wait for it, the file descriptor that the system's handler writes to does not.
+
+    Args:
+        action: gets the signal's number, and ends the process.
+    """
+    seen, tell = socket.socketpair()
+    tell.setblocking(False)
+    watching = threading.Thread(target=_watch, args=(seen, action), daemon=True)
+    before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    _State.is_attended = True
+    watching.start()
+    try:
+        yield
+    finally:
+        _State.is_attended = False
+        signal.set_wakeup_fd(before)
+        tell.close()
+        watching.join()
+        seen.close()
+
+
+def told(number: int) -> str:
+    """How to go on, in a line's end."""
+    return f"stopped by {signal.Signals(number).name}; start the same command again and it goes on from there"
+
+
+def _watch(seen: socket.socket, action: Callable[[int], NoReturn]) -> None:
+    while said := seen.recv(1):
+        if said[0] in NUMBERS:
+            _State.seen += 1
+            if _State.seen > 1:
+                os._exit(128 + said[0])
+            threading.Thread(target=action, args=(said[0],), daemon=True).start()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if _State.is_attended:
+        return
+    _State.seen += 1
+    if _State.seen > 1:
+        os._exit(128 + number)
+    say([f"{told(number)} (stages that are done are kept)"])
+    raise SystemExit(128 + number)

@@ -1,0 +1,79 @@
+"""Leaving a training before its end: for a signal, for a peer that failed, for an error of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import NoReturn
+
+from llm_finetune import signals
+from llm_finetune.checkpoints.keeper import Keeper
+from llm_finetune.distributed.alarm import Failure
+from llm_finetune.distributed.group import Group
+from llm_finetune.errors import UserError
+from llm_finetune.launcher.last_words import say
+
+
+class Leaving:
+    """Around the training: however it ends early, rank 0 keeps the last finished step first.
+
+    For a signal or a peer's failure this happens in a thread of its own, which then ends the process: the
+    main thread may be in a backward pass for minutes, or in a collective that never comes back.
+
+    Args:
+        step: tells the last finished step.
+    """
+
+    def __init__(self, group: Group, keeper: Keeper, step: Callable[[], int]) -> None:
+        self._group, self._keeper, self._step = group, keeper, step
+        self._open = ExitStack()
+
+    def __enter__(self) -> None:
+        self._open.enter_context(signals.attended(self._for_signal))
+        self._open.enter_context(self._group.failure_answered_by(self._for_peer))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                self._keep()
+        finally:
+            self._open.close()
+
+    def _keep(self) -> None:
+        if self._group.ranks.is_writer:
+            self._keeper.keep()
+
+    def _for_signal(self, number: int) -> NoReturn:
+        rank = self._group.ranks.rank
+        told = signals.told(number)
+        try:
+            self._keep()
+            self._group.report(128 + number, f"rank {rank} was {told}")
+            say([f"{told}, after step {self._step()}"])
+        except UserError as error:
+            say(error.problems)
+        finally:
+            _end(128 + number)
+
+    def _for_peer(self, failure: Failure) -> None:
+        if not self._group.ranks.is_writer:
+            return  # its main thread hears of it too, and nothing is to be kept
+        try:
+            self._keep()
+            say([failure.message])
+        except UserError as error:
+            say([failure.message, *error.problems])
+        finally:
+            _end(failure.exit_code)
+
+
+def _end(exit_code: int) -> NoReturn:
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(exit_code)  # an orderly exit would wait for the main thread
