@@ -1,9 +1,5 @@
 # The training image: one of two stacks of pinned versions, chosen by STACK. It runs as any user, on a read-only root.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
-
-FROM ${PYTHON_IMAGE} AS uv
-RUN python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv==0.13.8
-
 FROM ${PYTHON_IMAGE}
 
 # tcmalloc and Intel's OpenMP, where the chart's envVars.ldPreload looks for them whatever versions the packages have.
@@ -14,8 +10,7 @@ RUN apt-get update \
     && lib=/usr/lib/x86_64-linux-gnu \
     && { test -e "$lib/libtcmalloc.so.4.5.9" || ln -s libtcmalloc.so.4 "$lib/libtcmalloc.so.4.5.9"; }
 ARG INTEL_OPENMP=2026.2.0
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    /opt/uv/bin/uv pip install --no-cache --target /tmp/openmp intel-openmp==${INTEL_OPENMP} \
+RUN pip install --no-cache-dir --no-deps --prefix /tmp/openmp intel-openmp==${INTEL_OPENMP} \
     && find /tmp/openmp -name libiomp5.so -exec cp {} /usr/local/lib/ ';' \
     && rm -r /tmp/openmp \
     && test -e /usr/local/lib/libiomp5.so
@@ -25,21 +20,21 @@ ENV VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:$PATH
 # intel: torch with Intel's extension and the backend ccl, for Xeons. upstream: the newest torch, with gloo.
 ARG STACK=intel
-# An index that holds torch's CPU wheels. Where it does not answer the package registry's are taken: 4 GB larger.
+# Holds the CPU wheels of torch. Where it does not answer, the package registry's are taken: 4 GB larger.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Intel's index, for the stack intel. Empty: without the binding of the backend ccl.
 ARG CCL_INDEX=https://pytorch-extension.intel.com/release-whl/stable/cpu/us/
 COPY pyproject.toml ./
 COPY requirements requirements
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    python -m venv --without-pip "$VIRTUAL_ENV" \
-    && PATH="$PATH:/opt/uv/bin" UV_NO_CACHE=1 requirements/install.sh "$STACK" --requirement pyproject.toml --extra mlflow
+RUN pip install --no-cache-dir --target /tmp/uv uv==0.13.8 \
+    && python -m venv --without-pip "$VIRTUAL_ENV" \
+    && PATH="$PATH:/tmp/uv/bin" UV_NO_CACHE=1 requirements/install.sh "$STACK" --requirement pyproject.toml --extra mlflow \
+    && rm -r /tmp/uv
 
 COPY README.md values.yaml ./
 COPY scripts scripts
 # The package stays where `distributed.script` names it; the command `llm-finetune` runs the same files.
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    /opt/uv/bin/uv pip install --no-cache --no-deps --editable . \
+RUN pip --python "$VIRTUAL_ENV" install --no-cache-dir --no-deps --editable . \
     && python -m compileall -q scripts \
     && chmod -R a+rX . \
     && llm-finetune --help >/dev/null

@@ -10,6 +10,8 @@ answers() {
   python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1].rstrip("/") + "/torch/", timeout=10)' "$1" 2>/dev/null
 }
 
+[ "$stack" = intel ] || CCL_INDEX=
+
 indexes=
 if [ -n "${TORCH_INDEX:-}" ] && answers "$TORCH_INDEX"; then
   indexes="--index $TORCH_INDEX"
@@ -17,7 +19,7 @@ else
   echo "WARNING: no answer from TORCH_INDEX=${TORCH_INDEX:-}: the package registry's torch is installed," \
     "which computes the same and brings 4 GB of CUDA libraries" >&2
 fi
-if [ "$stack" = intel ] && [ -n "${CCL_INDEX:-}" ]; then
+if [ -n "${CCL_INDEX:-}" ]; then
   indexes="$indexes --index $CCL_INDEX"
   set -- --requirement "$here/intel-ccl.in" "$@"
 fi
