@@ -1,12 +1,20 @@
 {{/* The workers' environment; a variable in extraEnv takes the place of the chart's own. */}}
-{{- define "llm-finetune.env" -}}
+{{- define "llm-finetune.environment" -}}
 {{- $named := dict -}}
 {{- range .Values.extraEnv }}{{- $_ := set $named .name true }}{{- end -}}
 {{- $env := list -}}
 {{- range include "llm-finetune.ownEnv" . | fromYamlArray -}}
 {{- if not (hasKey $named .name) }}{{- $env = append $env . }}{{- end -}}
 {{- end -}}
-{{- concat $env (default list .Values.extraEnv) | toYaml -}}
+{{- with .Values.deploy.env -}}
+{{- if .enabled -}}
+envFrom:
+  - configMapRef:
+      name: {{ .configMapName }}
+{{ end -}}
+{{- end -}}
+env:
+  {{- concat $env (default list .Values.extraEnv) | toYaml | nindent 2 -}}
 {{- end }}
 
 {{- define "llm-finetune.ownEnv" -}}

@@ -82,36 +82,14 @@ containers:
     command: [env, llm-finetune, worker]
     args:
       {{- include "llm-finetune.workerArguments" . | nindent 6 }}
-    {{- if .Values.deploy.env.enabled }}
-    envFrom:
-      - configMapRef:
-          name: {{ .Values.deploy.env.configMapName }}
-    {{- end }}
-    env:
-      {{- include "llm-finetune.env" . | nindent 6 }}
+    {{- include "llm-finetune.environment" . | nindent 4 }}
     {{- include "llm-finetune.containerSecurity" . | nindent 4 }}
     resources:
       {{- include "llm-finetune.resources" . | nindent 6 }}
     volumeMounts:
-      {{- include "llm-finetune.storageMount" . | nindent 6 }}
-      {{- include "llm-finetune.settingsMount" . | nindent 6 }}
-      {{- include "llm-finetune.homeMount" . | nindent 6 }}
-      - name: shm
-        mountPath: /dev/shm
-      {{- with .Values.extraVolumeMounts }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
+      {{- include "llm-finetune.workerMounts" . | nindent 6 }}
 volumes:
-  {{- include "llm-finetune.storageVolume" . | nindent 2 }}
-  {{- include "llm-finetune.settingsVolume" . | nindent 2 }}
-  {{- include "llm-finetune.homeVolume" . | nindent 2 }}
-  - name: shm
-    emptyDir:
-      medium: Memory
-      sizeLimit: {{ include "llm-finetune.quantity" .Values.shm.sizeLimit | quote }}
-  {{- with .Values.extraVolumes }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "llm-finetune.workerVolumes" . | nindent 2 }}
 {{- end }}
 
 {{- define "llm-finetune.workerArguments" -}}

@@ -47,7 +47,7 @@ secret.encodedToken: is not a token in base64; write what `echo -n TOKEN | base6
 
 {{- define "llm-finetune.podRules" -}}
 {{- with .Values.resources }}
-{{- if ne (empty .nodeSelectorLabel) (empty (toString (default "" .nodeSelectorValue))) }}
+{{- if ne (empty .nodeSelectorLabel) (kindIs "invalid" .nodeSelectorValue) }}
 resources.nodeSelectorLabel: goes with resources.nodeSelectorValue; set both, or neither
 {{- end }}
 {{- end }}

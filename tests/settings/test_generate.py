@@ -53,7 +53,7 @@ def test_check_names_what_differs(
 
 
 def test_a_file_without_its_markers_is_refused(tmp_path: Path) -> None:
-    for name in ("values.yaml", "README.md"):
+    for name in ("values.yaml", "values.schema.json", "README.md"):
         (tmp_path / name).write_text((CHECKOUT / name).read_text())
     (tmp_path / "README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match=r"README\.md: expected one line `<!-- keys"):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm_finetune.settings.chart_keys import NOT_IN_VALUES, ChartKey, described, read_keys, shown
 from llm_finetune.settings.check import ROOT
 from llm_finetune.settings.go_yaml import plain_scalar
 from llm_finetune.settings.keys import Key, Section
@@ -37,13 +38,14 @@ def generated(checkout: Path) -> dict[Path, str]:
     """The text that each file of the checkout should have.
 
     Raises:
-        ValueError: a file has not both of its marker lines.
+        ValueError: a file has not both of its marker lines, or values.yaml and the schema differ in a key.
     """
     values, schema, readme = (checkout / name for name in ("values.yaml", "values.schema.json", "README.md"))
+    chart_keys = read_keys(values.read_text().split(VALUES_MARKS[0])[0])
     return {
         values: _between(values, VALUES_MARKS, "\n".join([f"{ROOT}:", *_yaml(Settings, "  ")])),
-        schema: _with_schema(schema),
-        readme: _between(readme, README_MARKS, "\n".join(["", *_table(), ""])),
+        schema: _with_schema(schema, chart_keys),
+        readme: _between(readme, README_MARKS, "\n".join(["", *_table(chart_keys), ""])),
     }
 
 
@@ -123,24 +125,26 @@ def _key_schema(key: Key) -> dict[str, Any]:
     return {"description": _meaning(key), "default": key.default, **allowed}
 
 
-def _with_schema(file: Path) -> str:
-    start: dict[str, Any] = {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "type": "object",
-        "required": [ROOT],
-        "properties": {},
-    }
-    whole = json.loads(file.read_text()) if file.exists() else start
-    whole["properties"][ROOT] = _schema(Settings)
+def _with_schema(file: Path, chart_keys: list[ChartKey]) -> str:
+    whole = json.loads(file.read_text())
+    properties = whole["properties"]
+    apart = {name: properties.pop(name) for name in (ROOT, *NOT_IN_VALUES)}
+    whole["properties"] = {**described(properties, chart_keys), **apart, ROOT: _schema(Settings)}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
-def _table() -> Iterator[str]:
+def _table(chart_keys: list[ChartKey]) -> Iterator[str]:
     yield "| key | type | default | meaning |"
     yield "| --- | --- | --- | --- |"
-    for path, key in _keys(Settings):
-        meaning = _meaning(key).replace("|", "\\|")
-        yield f"| `{ROOT}.{path}` | {key.kind.name} | `{_scalar(key.default)}` | {meaning} |"
+    for key in chart_keys:
+        yield _row(key.path, key.kind, shown(key.default), key.meaning)
+    for path, own in _keys(Settings):
+        yield _row(f"{ROOT}.{path}", own.kind.name, _scalar(own.default), _meaning(own))
+
+
+def _row(*cells: str) -> str:
+    path, kind, default, meaning = (cell.replace("|", "\\|") for cell in cells)
+    return f"| `{path}` | {kind} | `{default}` | {meaning} |"
 
 
 def _between(file: Path, marks: tuple[str, str], part: str) -> str:

@@ -1,0 +1,91 @@
+"""What `helm test` runs in a pod like a worker's: are image, settings, token and folders as the job needs?
+
+python -m llm_finetune.pod_check SETTINGS VOLUME
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm_finetune.errors import UserError
+from llm_finetune.settings import Settings
+from llm_finetune.settings.check import ROOT
+
+# Where the image must have what the job imports.
+NEEDED = ("torch", "transformers", "peft", "datasets")
+CACHES = {
+    "HF_HOME": "envVars.hfHome",
+    "HF_DATASETS_CACHE": "envVars.hfDatasetsCache",
+    "HF_HUB_CACHE": "envVars.transformersCache",
+}
+
+
+def main(settings_file: Path, volume: Path) -> None:
+    """Prints a line for each thing that is as it should be.
+
+    Raises:
+        UserError: one line for each thing that is not.
+    """
+    settings = Settings.from_values(json.loads(settings_file.read_text())[ROOT], str(settings_file))
+    print(f"settings: {settings_file} is right")
+    problems = [*_image(), *_token(), *_folders(settings, volume)]
+    if problems:
+        raise UserError(problems)
+
+
+def _image() -> Iterator[str]:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        yield f"image.name: the image has no {', '.join(missing)}; build it from this project's Dockerfile"
+    preloaded = os.environ.get("LD_PRELOAD", "").replace(" ", ":").split(":")
+    absent = [name for name in preloaded if name.startswith("/") and not Path(name).exists()]
+    if absent:
+        yield f"envVars.ldPreload: the image has no {', '.join(absent)}"
+    if not missing and not absent:
+        print(f"image: Python {sys.version.split()[0]} with {', '.join(NEEDED)}; all of LD_PRELOAD is there")
+
+
+def _token() -> Iterator[str]:
+    file = Path(os.environ.get("HF_HOME", "/tmp/home")) / "token"
+    if not file.exists():
+        print("token: none, so only models and data that are not gated")
+        return
+    try:
+        token = file.read_text()
+    except (OSError, ValueError) as error:
+        yield f"{file}: {type(error).__name__}, expected to read the Hugging Face token"
+        return
+    if not token or token.split() != [token]:
+        yield f"{file}: expected a token without spaces or line breaks; write the Secret anew"
+    else:
+        print(f"token: {file} can be read")
+
+
+def _folders(settings: Settings, volume: Path) -> Iterator[str]:
+    folders = {"storage.pvcMountPath": volume, "distributed.train.outputDir": Path(settings.train.output_dir)}
+    if settings.do_quantize:
+        folders["distributed.quantize.outputDir"] = Path(settings.quantize.output_dir)
+    folders |= {key: Path(os.environ[name]) for name, key in CACHES.items() if name in os.environ}
+    for key, folder in folders.items():
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            with tempfile.NamedTemporaryFile(dir=there):
+                print(f"{key}: {folder} can be written")
+        except OSError as error:
+            yield (
+                f"{key}: {there}: {error.strerror}; user {os.getuid()} of group {os.getgid()} must be able "
+                "to write there: set securityContext.fsGroup, or runAsUser to the one who owns the folder"
+            )
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except UserError as error:
+        sys.exit("\n".join(f"error: {problem}" for problem in error.problems))
