@@ -30,8 +30,7 @@ def finish_alone(settings: Settings, inputs: Inputs, folder: RunFolder, left: di
     for stage, work in {"quantize": _quantize, "benchmark": _benchmark}.items():
         if stage in left:
             work(settings, inputs, folder.path)
-            if settings.do_train:
-                folder.finish(stage, left[stage])
+            folder.finish(stage, left[stage])
     write_report(folder.path)
 
 

@@ -29,11 +29,17 @@ WITHOUT_EFFECT = {
 OF_TRAINING = {"strategy", "steps", "loadBestModel", "earlyStoppingPatience"}
 
 
+# What a run writes beside a model, which says nothing of the model.
+OF_A_RUN = {"run.json", "train_history.json", "prompt.json"}
+
+
 @cache  # reading gigabytes takes seconds
 def of_model(folder: Path) -> str:
     """Digest of the model's files: configuration, tokenizer and weights, by content."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
+        if file.name in OF_A_RUN or file.name.endswith("_results.json"):
+            continue
         if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".py"}:
             with file.open("rb") as content:
                 digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
@@ -48,23 +54,28 @@ def of_stages(values: dict[str, Any], model: str, prepared: str) -> dict[str, De
         model: what `of_model` says of the base model.
         prepared: name of the prepared data set, which its content decides.
     """
-    train = {
-        "distributed.modelNameOrPath (its files)": model,
-        "distributed.train (its records)": prepared,
-        **_keys(values, "train", lambda key: key not in WITHOUT_EFFECT),
-        **_keys(values, "eval", lambda key: key in OF_TRAINING),
-    }
-    evaluate = {**train, **_keys(values, "eval")}
-    quantize = {**train, **_keys(values, "quantize")}
+    base = {"distributed.modelNameOrPath (its files)": model, "distributed.train (its records)": prepared}
+    if values["doTrain"]:
+        train = {
+            **base,
+            **_keys(values, "train", lambda key: key not in WITHOUT_EFFECT),
+            **_keys(values, "eval", lambda key: key in OF_TRAINING),
+        }
+        evaluate, quantize = train, train
+    else:
+        # Then what these stages work on is what stands there, whoever trained it.
+        train = base
+        evaluate = {**base, **_files(values, "train", "outputDir")}
+        quantize = {**base, **_files(values, "quantize", "peftModelDir")}
+    quantize = {**quantize, **_keys(values, "quantize")}
+    benchmark = {**quantize, "distributed.doQuantize": values["doQuantize"], **_keys(values, "benchmark")}
+    if not values["doTrain"] and not values["doQuantize"]:
+        benchmark |= _files(values, "quantize", "outputDir")
     return {
         "train": train,
-        "evaluate": evaluate,
+        "evaluate": {**evaluate, **_keys(values, "eval")},
         "quantize": quantize,
-        "benchmark": {
-            **quantize,
-            "distributed.doQuantize": values["doQuantize"],
-            **_keys(values, "benchmark"),
-        },
+        "benchmark": benchmark,
     }
 
 
@@ -78,3 +89,10 @@ def first_difference(old: Deciding, new: Deciding) -> str:
 
 def _keys(values: dict[str, Any], section: str, counts: Any = lambda key: True) -> Deciding:
     return {f"distributed.{section}.{key}": value for key, value in values[section].items() if counts(key)}
+
+
+def _files(values: dict[str, Any], section: str, key: str) -> Deciding:
+    """The model in a folder that a key names, by its content; nothing where there is no such folder."""
+    folder = Path(values[section][key] or "")
+    is_there = bool(values[section][key]) and folder.is_dir()
+    return {f"distributed.{section}.{key} (its files)": of_model(folder) if is_there else None}

@@ -13,8 +13,10 @@ from llm_finetune.distributed import Group
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
+from llm_finetune.model.precision import Precision
 from llm_finetune.settings import Settings
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
+from llm_finetune.stages.fits import check_memory
 from llm_finetune.stages.prepare import prepare_data, told
 from llm_finetune.stages.quantize import check as check_quantization
 
@@ -76,6 +78,25 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
         shares_of_cores(settings.benchmark)
         check_context(settings.benchmark.prompt_tokens, context_length(outline))
     return config, tokenizer
+
+
+def check_training_fits(settings: Settings, inputs: Inputs, precision: Precision, processes: int) -> None:
+    """Raises SettingsError where this machine cannot hold the training, before the weights are read.
+
+    Args:
+        processes: that share the machine.
+    """
+    assert inputs.prepared
+    rows = inputs.prepared.summary.train
+    model = base.outline(inputs.config, settings.trust_remote_code)
+    check_memory(
+        adapters.add_adapters(model, lora_plan(settings)) if settings.train.use_lora else model,
+        settings.train,
+        precision,
+        row_positions=rows.positions / rows.rows,
+        row_labels=rows.trained_tokens / rows.rows,
+        processes=processes,
+    )
 
 
 def lora_plan(settings: Settings) -> adapters.LoraPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,16 +12,16 @@ from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError, SettingsError
-from llm_finetune.inputs import Inputs, gather, lora_plan
+from llm_finetune.inputs import Inputs, check_training_fits, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.isolation import check_isolation
 from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import load_tuned, save_model
 from llm_finetune.report import results
-from llm_finetune.run_folder import RunFolder, look_into
+from llm_finetune.run_folder import RunFolder, look_for_results, look_into
 from llm_finetune.settings import Settings
 from llm_finetune.stages.batches import StepShape, shape_of
-from llm_finetune.stages.judge import Judged, judge, write_results
+from llm_finetune.stages.judge import Judged, judge, keep, kept, write_results
 from llm_finetune.stages.train import train
 
 log = logging.getLogger(__name__)
@@ -69,15 +68,16 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
     """What the output folder holds of this run, as rank 0 sees it."""
     train = settings.train
     path = Path(train.output_dir)
-    if not settings.do_train:
-        return RunFolder(path)
 
     def look() -> str:
         stages = _deciding(settings, inputs)
-        found = look_into(path, stages, overwrite=train.overwrite_output_dir, fresh=fresh)
-        return json.dumps([found.continues, found.done, found.checkpoint, found.step_rows])
+        if settings.do_train:
+            found = look_into(path, stages, overwrite=train.overwrite_output_dir, fresh=fresh)
+        else:
+            found = look_for_results(path, stages, fresh=fresh)
+        return found.to_json()
 
-    return RunFolder(path, *json.loads(group.once("output folder", look, deadline_seconds=3600)))
+    return RunFolder.from_json(path, group.once("output folder", look, deadline_seconds=3600))
 
 
 def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Deciding]:
@@ -89,11 +89,11 @@ def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Decid
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
     """Both at once: the base model has to be judged before its weights are trained."""
     set_seed(settings.train.seed)
-    model, precision = _load_base(settings, inputs, group)
+    trains = settings.do_train and "train" not in folder.done
+    model, precision = _load_base(settings, inputs, group, trains=trains)
     tuned: torch.nn.Module | None
-    writes_run = settings.do_train and group.ranks.is_writer
-    if writes_run:
-        stages = _deciding(settings, inputs)
+    stages = _deciding(settings, inputs)
+    if settings.do_train and group.ranks.is_writer:
         folder.begin(
             {
                 "deciding": stages["train"],
@@ -104,10 +104,10 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         )
     base_judged = None
     if settings.eval.base or not settings.do_train:
-        base_judged = _judged("base", model, settings, inputs, precision, group)
-    if settings.do_train and "train" not in folder.done:
+        base_judged = _base_judged(model, settings, inputs, precision, folder, group)
+    if trains:
         tuned = _tuned(model, settings, inputs, precision, folder, group)
-        if writes_run:
+        if group.ranks.is_writer:
             folder.finish("train", stages["train"])
     else:
         # Trained by an earlier round of this run, or by another job.
@@ -115,8 +115,8 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
     tuned_judged = _judged("tuned", tuned, settings, inputs, precision, group) if tuned else None
     if group.ranks.is_writer:
         write_results(folder.path, base_judged, tuned_judged)
-    if writes_run and settings.do_eval:
-        folder.finish("evaluate", stages["evaluate"])
+        if settings.do_eval:
+            folder.finish("evaluate", stages["evaluate"])
 
 
 def _tuned(
@@ -192,7 +192,9 @@ def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
     }
 
 
-def _load_base(settings: Settings, inputs: Inputs, group: Group) -> tuple[torch.nn.Module, Precision]:
+def _load_base(
+    settings: Settings, inputs: Inputs, group: Group, *, trains: bool
+) -> tuple[torch.nn.Module, Precision]:
     """The base model on its device, proved to keep the records of a row apart."""
     train_settings = settings.train
     if train_settings.use_ipex and extension.is_installed():
@@ -202,12 +204,31 @@ def _load_base(settings: Settings, inputs: Inputs, group: Group) -> tuple[torch.
         # All ranks or none: the same weights in two formats would not be the same model.
         bf16 = group.sum_([has_bf16()])[0] == group.ranks.size
     precision = choose_precision(bf16, trains_all_weights=settings.do_train and not train_settings.use_lora)
+    if trains:
+        check_training_fits(settings, inputs, precision, group.ranks.local_size)
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
     model = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
     if train_settings.dataset_concatenation:
         check_isolation(model, inputs.config.get_text_config().vocab_size)
     use_cpu = train_settings.no_cuda or not torch.cuda.is_available()
     return model.to("cpu" if use_cpu else "cuda"), precision
+
+
+def _base_judged(
+    model: torch.nn.Module,
+    settings: Settings,
+    inputs: Inputs,
+    precision: Precision,
+    folder: RunFolder,
+    group: Group,
+) -> Judged | None:
+    """The base model's judgement; an earlier round of this run may have left it."""
+    if folder.has_base and settings.do_eval:
+        return kept(folder.path) if group.ranks.is_writer else None
+    judged = _judged("base", model, settings, inputs, precision, group)
+    if judged and settings.do_train and group.ranks.is_writer:
+        keep(judged, _deciding(settings, inputs)["evaluate"], folder.path)
+    return judged
 
 
 def _judged(

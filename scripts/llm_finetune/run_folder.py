@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from llm_finetune.fingerprint import Deciding
 from llm_finetune.report import results
 
 PREVIOUS = "previous"
+GOING = ".previous"  # while it is being filled
+# What says that a stage was done, beside the word of run.json.
+RESULTS = {
+    "train": results.TRAIN,
+    "evaluate": results.ALL,
+    "quantize": results.QUANTIZE,
+    "benchmark": results.BENCHMARK,
+}
 # What a run leaves; nothing else in the folder is ever touched.
 RUN_PATTERNS = (
     "checkpoint-*",
@@ -47,6 +56,7 @@ class RunFolder:
         done: the stages whose results are there, for the same inputs.
         checkpoint: the name of its newest whole checkpoint, to go on from.
         step_rows: sequences of a step as the run began; 0: it did not begin yet.
+        has_base: what the evaluation says of the base model is there, for the same settings.
     """
 
     path: Path
@@ -54,6 +64,16 @@ class RunFolder:
     done: tuple[str, ...] = ()
     checkpoint: str | None = None
     step_rows: int = 0
+    has_base: bool = False
+
+    @classmethod
+    def from_json(cls, path: Path, found: str) -> RunFolder:
+        """What rank 0 saw, on another rank."""
+        return cls(path, **json.loads(found))
+
+    def to_json(self) -> str:
+        """What this rank sees, for the others."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "path"})
 
     def begin(self, content: dict[str, Any]) -> None:
         """Makes the folder this run's own; what another run left is set aside.
@@ -64,15 +84,15 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         stages: dict[str, Deciding] = {}
         if self.continues:
-            stages = (results.read_json(self.path / results.RUN) or {}).get("stages", {})
+            stages = read_run(self.path).get("stages", {})
         else:
             _set_aside(self.path)
         results.write_json(self.path / results.RUN, {**content, "stages": stages})
 
     def finish(self, stage: str, deciding: Deciding) -> None:
         """Says that the stage's results are there; with the training's, an earlier run's are let go."""
-        content = results.read_json(self.path / results.RUN) or {}
-        content["stages"] = {**content["stages"], stage: deciding}
+        content = read_run(self.path)
+        content["stages"] = {**content.get("stages", {}), stage: deciding}
         results.write_json(self.path / results.RUN, content)
         if stage == "train":
             shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
@@ -93,12 +113,13 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
     _check_writable(path)
     if fresh:
         return RunFolder(path)
-    old = results.read_json(path / results.RUN) or {}
+    old = read_run(path)
     if old.get("deciding") == deciding["train"]:
-        stages = old.get("stages", {})
-        done = tuple(stage for stage, inputs in deciding.items() if stages.get(stage) == inputs)
+        done = _done(path, old, deciding)
         checkpoint = None if "train" in done else folders.newest_whole(path)
-        return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0))
+        base = results.read_json(path / results.BASE) or {}
+        has_base = base.get("deciding") == deciding["evaluate"]
+        return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0), has_base)
     left = _left_by_a_run(path)
     if left and not overwrite:
         found = left[0].name
@@ -110,6 +131,44 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
             "set distributed.train.overwriteOutputDir to true, or name another folder"
         )
     return RunFolder(path)
+
+
+def look_for_results(path: Path, deciding: dict[str, Deciding], *, fresh: bool) -> RunFolder:
+    """The same for a job that does not train: which stages' results are there, whoever trained the model.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    _check_writable(path)
+    return RunFolder(path, done=() if fresh else _done(path, read_run(path), deciding))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What run.json says of the run that the folder holds; nothing where there is none.
+
+    Raises:
+        OutputError: the file is broken.
+    """
+    file = path / results.RUN
+    try:
+        content = results.read_json(file)
+        if content is not None and not isinstance(content.get("stages"), dict):
+            raise ValueError("no object `stages` in it")
+    except (ValueError, AttributeError, OSError) as error:
+        raise OutputError(
+            f"{file}: cannot be read ({error}), so nobody knows which run this folder holds; "
+            "delete that file to begin anew, or name another folder"
+        ) from error
+    return content or {}
+
+
+def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding]) -> tuple[str, ...]:
+    stages = run.get("stages", {})
+    return tuple(
+        stage
+        for stage, inputs in deciding.items()
+        if stages.get(stage) == inputs and (path / RESULTS[stage]).is_file()
+    )
 
 
 def _check_writable(path: Path) -> None:
@@ -130,15 +189,17 @@ def _left_by_a_run(path: Path) -> list[Path]:
 
 
 def _set_aside(path: Path) -> None:
-    """Keeps what an earlier run left until this one is whole."""
-    left, previous = _left_by_a_run(path), path / PREVIOUS
-    old = results.read_json(path / results.RUN) or {}
-    if previous.is_dir() and "train" not in old.get("stages", {}):
+    """Keeps what an earlier run left until this one is whole. A kill in the middle loses none of it."""
+    left, previous, going = _left_by_a_run(path), path / PREVIOUS, path / GOING
+    has_finished = "train" in read_run(path).get("stages", {}) or going.is_dir()
+    if previous.is_dir() and not has_finished:
         # A run that never finished is worth less than the whole one that waits there already.
         for file in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    elif left:
+    elif left or going.is_dir():
+        going.mkdir(exist_ok=True)
+        # The file that says whose all this is goes last.
+        for file in sorted(left, key=lambda file: file.name == results.RUN):
+            os.replace(file, going / file.name)
         shutil.rmtree(previous, ignore_errors=True)
-        previous.mkdir()
-        for file in left:
-            os.replace(file, previous / file.name)
+        os.replace(going, previous)

@@ -51,15 +51,15 @@ def has_bf16(root: Path = Path("/")) -> bool:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Each CPU quota that binds this process, in cores: its own control group's and those above it."""
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            yield from map(_quota_v2, _upwards(root / "sys/fs/cgroup", path))
+            yield from map(_quota_v2, upwards(root / "sys/fs/cgroup", path))
         elif "cpu" in controllers.split(","):
-            yield from map(_quota_v1, _upwards(root / "sys/fs/cgroup/cpu", path))
+            yield from map(_quota_v1, upwards(root / "sys/fs/cgroup/cpu", path))
 
 
-def _upwards(mount: Path, path: str) -> Iterator[Path]:
+def upwards(mount: Path, path: str) -> Iterator[Path]:
     """The group's folder and all above it, up to the mount.
 
     In a container the path may be the host's and not exist under the mount: then only the mount is there,
@@ -74,15 +74,15 @@ def _upwards(mount: Path, path: str) -> Iterator[Path]:
 
 def _quota_v2(folder: Path) -> float:
     """`cpu.max` is "<quota> <period>" in microseconds, or "max <period>"."""
-    words = " ".join(_lines(folder / "cpu.max")).split()
+    words = " ".join(lines(folder / "cpu.max")).split()
     return UNBOUND if not words or words[0] == "max" else int(words[0]) / int(words[1])
 
 
 def _quota_v1(folder: Path) -> float:
     """`cpu.cfs_quota_us` is -1 where there is no limit."""
-    quota, period = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    quota, period = (lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     return UNBOUND if not quota or int(quota[0]) <= 0 else int(quota[0]) / int(period[0])
 
 
-def _lines(file: Path) -> list[str]:
+def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.is_file() else []

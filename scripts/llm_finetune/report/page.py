@@ -103,7 +103,8 @@ def _facts(values: Json, training: Json) -> Iterator[tuple[str, str]]:
         lora = f"LoRA of rank {train['loraRank']} on {figures.setting(train['loraTargetModules'])}"
         yield "Trained", lora if train["useLora"] else "all weights"
     if training:
-        yield "Steps", f"{training['steps']:,}"
+        rows = training.get("sequences_per_step")
+        yield "Steps", f"{training['steps']:,}" + (f" of {rows} sequences" if rows else "")
 
 
 def _headlines(training: Json, evaluation: Json, quantization: Json, benchmark: Json) -> Iterator[Headline]:

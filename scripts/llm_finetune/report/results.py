@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 TRAIN = "train_results.json"
+BASE = "base_results.json"  # of the base model alone, until the tuned one's are there too
 EVAL = "eval_results.json"
 QUANTIZE = "quantize_results.json"
 BENCHMARK = "benchmark_results.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_finetune.data import Split
 from llm_finetune.distributed import Group
+from llm_finetune.fingerprint import Deciding
 from llm_finetune.model.precision import Precision
 from llm_finetune.report import results
 from llm_finetune.settings import EvalSettings
@@ -67,6 +68,21 @@ def judge(
             precision=precision,
         )
     return Judged(loss, samples)
+
+
+def keep(judged: Judged, deciding: Deciding, folder: Path) -> None:
+    """Leaves what was said of the base model, so that a restart need not ask again.
+
+    Args:
+        deciding: all that decides it.
+    """
+    results.write_json(folder / results.BASE, {"deciding": deciding, "judged": asdict(judged)})
+
+
+def kept(folder: Path) -> Judged:
+    """What `keep` left."""
+    judged = (results.read_json(folder / results.BASE) or {})["judged"]
+    return Judged(Evaluation(**judged["loss"]), [Sample(**sample) for sample in judged["samples"]])
 
 
 def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> None:
