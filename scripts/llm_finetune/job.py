@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +15,11 @@ from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError, SettingsError
 from llm_finetune.inputs import Inputs, check_training_fits, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
+from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
 from llm_finetune.model.isolation import check_isolation
 from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import load_tuned, save_model
+from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_for_results, look_into
 from llm_finetune.settings import Settings
@@ -130,6 +133,8 @@ def _tuned(
     """The model after training, which stands in the output folder then."""
     if settings.train.use_lora:
         model = adapters.add_adapters(model, lora_plan(settings))
+        if _on_cpu(settings):
+            quicken_adapters(model, settings.train.speed.adapters)
         adapters.name_base(model, settings.model_name_or_path, settings.model_revision)
     if folder.checkpoint:
         log.info("going on from %s", folder.path / folder.checkpoint)
@@ -210,8 +215,16 @@ def _load_base(
     model = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
     if train_settings.dataset_concatenation:
         check_isolation(model, inputs.config.get_text_config().vocab_size)
-    use_cpu = train_settings.no_cuda or not torch.cuda.is_available()
-    return model.to("cpu" if use_cpu else "cuda"), precision
+    if not _on_cpu(settings):
+        return model.to("cuda"), precision
+    speed = train_settings.speed
+    switches = Switches(speed.attention, speed.head, speed.layers)
+    quicken(model, switches, partial(label_log_probs, model), ignored=IGNORED)
+    return model, precision
+
+
+def _on_cpu(settings: Settings) -> bool:
+    return settings.train.no_cuda or not torch.cuda.is_available()
 
 
 def _base_judged(

@@ -92,11 +92,12 @@ PROBES += [
 
 def test_the_schema_accepts_what_the_models_accept() -> None:
     """Key by key, over values of every type. Beyond the schema is only the size of a number in a string."""
-    sections = json.loads(SCHEMA)["properties"]["distributed"]["properties"]
+    root = json.loads(SCHEMA)["properties"]["distributed"]
     agreed = refused = 0
     for path, key in generate._keys(Settings):
-        section, _, name = path.rpartition(".")
-        schema = sections[section]["properties"][name] if section else sections[name]
+        schema = root
+        for name in path.split("."):
+            schema = schema["properties"][name]
         for probe in PROBES:
             passes = jsonschema.Draft7Validator(schema).is_valid(probe)
             if reads(key, probe):

@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from llm_finetune.model.fast import attention
+from llm_finetune.model.fast.head import LabelHead
+from llm_finetune.model.fast.segments import flatten
+
 IGNORED = -100
 
 
 def label_log_probs(
     model: torch.nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Log-probabilities, in fp32 and with their gradient, of the labels; the mean is the caller's.
+    """Log-probabilities, at least in fp32 and with their gradient, of the labels; the mean is the caller's.
 
     Args:
         model: a causal language model, also inside peft's or DistributedDataParallel's wrapper.
@@ -31,25 +35,44 @@ def label_log_probs(
     Returns:
         One value a label, row by row, shape (labels,).
     """
+    inner = _inner(model)
+    how: dict[str, Any] = {}
+    if inner.config._attn_implementation == attention.NAME:
+        flat = flatten(input_ids, position_ids, labels, IGNORED)
+        input_ids, position_ids, labels = flat.input_ids, flat.position_ids, flat.labels
+        # A mask of four dimensions is passed on as it is: none is built, and none is looked at.
+        how = {"segments": flat.segments, "attention_mask": input_ids.new_zeros(1, 1, 1, 1)}
     predicting = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][predicting]
-    with _head_only_at(_inner(model), predicting):
-        logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+    head = inner.get_output_embeddings()
+    with _head_only_at(head, predicting, targets):
+        logits: torch.Tensor = model(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **how
+        ).logits
+    if isinstance(head, LabelHead):
+        return logits.squeeze(1)
     return -cross_entropy(logits.float(), targets, reduction="none")
 
 
 @contextmanager
-def _head_only_at(model: Any, predicting: torch.Tensor) -> Iterator[None]:
-    """Lets the head see hidden states of shape (labels, width) instead of (rows, positions, width)."""
+def _head_only_at(head: Any, predicting: torch.Tensor, targets: torch.Tensor) -> Iterator[None]:
+    """Lets the head see hidden states of shape (labels, width) instead of (rows, positions, width).
+
+    A LabelHead gives log-probabilities of the targets, shape (labels, 1), where another gives logits.
+    """
 
     def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return inputs[0][:, :-1][predicting]
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    handle = head.register_forward_pre_hook(select)
+    if isinstance(head, LabelHead):
+        head.targets = targets
     try:
         yield
     finally:
         handle.remove()
+        if isinstance(head, LabelHead):
+            head.targets = None
 
 
 def _inner(model: Any) -> Any:

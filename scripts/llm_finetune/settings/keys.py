@@ -207,20 +207,21 @@ def text() -> Kind:
 
 def choice(*options: str | bool) -> Kind:
     """One of a few values."""
-    # `no` without quotes is false in YAML; whoever writes it means the word.
-    no = {False: "no"} if "no" in options else {}
+    # Without quotes YAML takes these words for booleans; whoever writes them means the words.
+    words_of = ((False, "no"), (False, "off"), (True, "on"))
+    unquoted = {value: word for value, word in words_of if word in options}
 
     def read(value: Any) -> str | bool:
         for option in options:
             if type(value) is type(option) and value == option:
                 return option
-        if value is False and no:
-            return "no"
+        if isinstance(value, bool) and value in unquoted:
+            return unquoted[value]
         raise ValueError
 
     words = [option if isinstance(option, str) else json.dumps(option) for option in options]
     kinds = "bool or string" if any(isinstance(option, bool) for option in options) else "string"
-    allowed: dict[str, Any] = {"enum": [*options, *no]}
+    allowed: dict[str, Any] = {"enum": [*options, *unquoted]}
     return Kind(kinds, f"one of {', '.join(words)}", read, (allowed,))
 
 

@@ -11,6 +11,7 @@ from llm_finetune.settings import check, rules
 from llm_finetune.settings.keys import Section, choice, flag, key, names, number, steps_or_share, text, whole
 
 Steps = Literal["no", "steps", "epoch"]
+Switch = Literal["auto", "on", "off"]
 
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -29,6 +30,26 @@ SCHEDULERS = (
     "inverse_sqrt",
     "cosine_with_restarts",
 )
+
+
+class SpeedSettings(Section):
+    """`distributed.train.speed`: what is done another way than the model does, with equal results."""
+
+    attention: Switch = key(
+        choice("auto", "on", "off"), "auto", "Attention record by record, as matrix products of like lengths."
+    )
+    head: Switch = key(
+        choice("auto", "on", "off"), "auto", "Output head and loss in chunks: logits never whole in memory."
+    )
+    layers: Switch = key(
+        choice("auto", "on", "off"), "auto", "Norms, rotary embeddings and gates as single compiled passes."
+    )
+    adapters: Switch = key(
+        choice("auto", "on", "off"), "auto", "A LoRA adapter in one step with the layer beneath it."
+    )
+    allocator: Switch = key(
+        choice("auto", "on", "off"), "auto", "tcmalloc in place of the system's memory allocator."
+    )
 
 
 class TrainSettings(Section):
@@ -164,6 +185,7 @@ class TrainSettings(Section):
     )
     use_rslora: bool = key(flag(), False, "rsLoRA: divide loraAlpha by the root of the rank.")
     use_dora: bool = key(flag(), False, "DoRA: train magnitude and direction apart; slower.")
+    speed: SpeedSettings
 
 
 class EvalSettings(Section):

@@ -1,0 +1,169 @@
+"""Which of the fast ways a model takes, each proved on the model itself before it is used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from llm_finetune.errors import ModelError
+from llm_finetune.model.fast import adapters, attention, layers
+from llm_finetune.model.fast.head import LabelHead
+
+log = logging.getLogger(__name__)
+
+Switch = Literal["auto", "on", "off"]
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Of a whole model's log-probabilities, relative; layer by layer rounding adds up."""
+
+# Log-probabilities of labels, from input_ids, position_ids and labels, each of shape (rows, positions).
+Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# Puts a fast way into a model, and returns what takes it back.
+Put = Callable[[Any], Callable[[], None]]
+TRIAL_LENGTHS = (5, 3, 8)
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Which fast ways are wanted: auto where they are equal, on or an error, off."""
+
+    attention: Switch = "auto"
+    head: Switch = "auto"
+    layers: Switch = "auto"
+
+
+def quicken(model: Any, switches: Switches, ask: Ask, *, ignored: int) -> None:
+    """Gives a base model fast attention, head and layers, where it says the same with each as without.
+
+    Args:
+        model: a causal language model of transformers, without adapters.
+        ask: the model's log-probabilities of labels, as the objective makes them.
+        ignored: stands among labels where there is none.
+
+    Raises:
+        ModelError: a switch is on, and the model does not take it.
+    """
+    ways = {"attention": _attention, "head": _head, "layers": _layers}
+    taken: list[str] = []
+    plain: list[str] = []
+    trial = _trial(model.config.get_text_config().vocab_size, ignored)
+
+    def scores() -> torch.Tensor:
+        return ask(*trial)
+
+    with torch.no_grad(), _evaluating(model):
+        expected = scores()
+        for name, put in ways.items():
+            switch = getattr(switches, name)
+            if switch == "off":
+                continue
+            reason = _try(model, put, scores, expected)
+            (plain if reason else taken).append(f"{name} ({reason})" if reason else name)
+            if reason and switch == "on":
+                raise ModelError(
+                    f"distributed.train.speed.{name}: found on, but this model does not take it: {reason}; "
+                    "write auto"
+                )
+    if taken:
+        log.info("speed: %s made for this processor, equal to the model's own", ", ".join(taken))
+    if plain:
+        log.info("speed: the model's own %s", "; ".join(plain))
+
+
+def quicken_adapters(model: torch.nn.Module, switch: Switch) -> None:
+    """Gives the LoRA layers of a model, put there by peft, their fast form.
+
+    Raises:
+        ModelError: the switch is on, and there is no layer that takes it.
+    """
+    if switch == "off":
+        return
+    count = adapters.install(model)
+    if switch == "on" and not count:
+        raise ModelError(
+            "distributed.train.speed.adapters: found on, but no adapter is a plain LoRA; write auto"
+        )
+    log.info("speed: %d adapters in one step with the layer beneath", count)
+
+
+class _RefusedError(Exception):
+    """The model has not what the fast way replaces."""
+
+
+def _try(model: Any, put: Put, scores: Callable[[], torch.Tensor], expected: torch.Tensor) -> str:
+    """Why a fast way is not taken; empty where it is."""
+    try:
+        take_back = put(model)
+    except _RefusedError as refusal:
+        return str(refusal)
+    try:
+        found = scores()
+    except Exception as error:  # whatever a model's own code raises at arguments it does not know
+        take_back()
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    difference = float((found.double() - expected.double()).norm() / expected.double().norm())
+    if not difference <= TOLERANCES.get(next(model.parameters()).dtype, 0.05):
+        take_back()
+        return f"its outputs would differ by {difference:.1%}"
+    return ""
+
+
+def _attention(model: Any) -> Callable[[], None]:
+    before = model.config._attn_implementation
+    if getattr(model.config.get_text_config(), "attention_dropout", 0):
+        raise _RefusedError("it drops attention weights")
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    return lambda: model.set_attn_implementation(before)
+
+
+def _head(model: Any) -> Callable[[], None]:
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        raise _RefusedError(f"it is a {type(head).__name__}, not a Linear")
+    if not _ends_with_head(model, head):
+        raise _RefusedError("the model goes on with its logits: it caps or scales them")
+    LabelHead.of(head)
+
+    def take_back() -> None:
+        head.__class__ = torch.nn.Linear
+
+    return take_back
+
+
+def _ends_with_head(model: Any, head: torch.nn.Module) -> bool:
+    """Whether what the head gives is what the model gives; told by logits larger than a cap leaves alone."""
+    vocab_size = model.config.get_text_config().vocab_size
+    large = torch.linspace(-60, 60, vocab_size, dtype=model.dtype).view(1, 1, -1)
+    handle = head.register_forward_hook(lambda layer, inputs, output: large)
+    logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
+    handle.remove()
+    return torch.equal(logits, large)
+
+
+def _layers(model: Any) -> Callable[[], None]:
+    counts = layers.install(model)
+    if not any(counts.values()):
+        raise _RefusedError("none is known, or there is no C++ compiler")
+    return lambda: layers.remove(model)
+
+
+def _trial(vocab_size: int, ignored: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two rows of records, the second in another order; every token is a label but the first of a record."""
+    positions = torch.cat([torch.arange(length) for length in TRIAL_LENGTHS])
+    position_ids = torch.stack([positions, positions.roll(TRIAL_LENGTHS[-1])])
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(0, vocab_size, position_ids.shape, generator=generator)
+    return input_ids, position_ids, input_ids.masked_fill(position_ids == 0, ignored)
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    yield
+    model.train(was_training)
