@@ -13,12 +13,13 @@ INSTALLED := $(VENV)/.installed-$(STACK)
 LLM_FINETUNE := $(BIN)/llm-finetune
 DEMO := demo/out
 
-.PHONY: help install demo demo-files test lint typecheck generate lock clean
+.PHONY: help install demo demo-files test faults lint typecheck generate lock clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
 	@echo "make demo-files  the demo's model and records in $(DEMO)/files, for a cluster"
 	@echo "make test        lint, type checks and tests"
+	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
 	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
 	@echo "make lock        pin the newest versions that fit"
@@ -52,6 +53,9 @@ demo-files: $(INSTALLED)
 
 test: lint typecheck
 	$(BIN)/pytest
+
+faults: $(INSTALLED)
+	$(BIN)/pytest -m faults --timeout 1000 tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
