@@ -138,7 +138,7 @@ def _run(arguments: list[str], moment: Moment | None, environment: dict[str, str
     with said.open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
-    os.environ.update({"OMP_NUM_THREADS": "1", **environment})
+    os.environ.update({"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **environment})
     counts = _watch_events(moment, said)
     from llm_finetune import cli
 
