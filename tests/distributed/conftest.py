@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from loopback import Processes
 
+from stand_in_ccl import write_stand_in
+
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -35,42 +37,4 @@ def stand_in_ccl(tmp_path: Path) -> Callable[..., Path]:
     its all-reduces runs that first.
     """
 
-    def write(spell: str = "") -> Path:
-        package = tmp_path / "packages" / "oneccl_bindings_for_pytorch"
-        (package / "lib" / "prov").mkdir(parents=True)
-        (package / "lib" / "libfabric.so.1").touch()
-        (package / "__init__.py").write_text(STAND_IN.format(spell=spell or "pass"))
-        return package.parent
-
-    return write
-
-
-STAND_IN = """
-import os, time
-from datetime import timedelta
-import torch.distributed as dist
-
-calls = 0
-
-class Bewitched(dist.ProcessGroup):
-    def __init__(self, gloo):
-        super().__init__(gloo.rank(), gloo.size())
-        self.gloo = gloo
-
-    def allreduce(self, tensors, options):
-        global calls
-        calls += 1
-        {spell}
-        return self.gloo.allreduce(tensors, options)
-
-    def getBackendName(self):
-        return "ccl"
-
-def create(store, rank, size, timeout):
-    # The real ones also make the group without complaint where these are wrong, and hang later.
-    assert os.environ["CCL_ATL_TRANSPORT"] == "ofi" and os.environ["FI_TCP_IFACE"] == "lo"
-    gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
-    return gloo if {spell!r} == "pass" else Bewitched(gloo)
-
-dist.Backend.register_backend("ccl", create, devices=["cpu"])
-"""
+    return lambda spell="": write_stand_in(tmp_path / "packages", spell)

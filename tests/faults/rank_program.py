@@ -1,0 +1,80 @@
+"""What stands for the training in tests of the group: ranks join, and count steps together on the volume.
+
+It comes up in a second, where transformers takes ten, and goes on from the step that rank 0 kept last. Called
+as `distributed.script` is: `rank_program.py run --settings FILE`. FAULTS names what goes wrong, each once:
+`rank:step:what`, with spaces between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from llm_finetune import signals
+from llm_finetune.distributed import Group, Ranks, heartbeat, join
+from llm_finetune.errors import DataError, UserError
+from llm_finetune.launcher.last_words import say
+from llm_finetune.launcher.tether import tie_to_launcher
+
+STEPS = int(os.environ.get("STEPS", "40"))
+STEP_SECONDS = 0.05
+
+
+def main() -> int:
+    signals.leave_when_told()
+    tie_to_launcher()
+    settings = json.loads(Path(sys.argv[3]).read_text())["distributed"]
+    ranks = Ranks.from_environment()
+    out = Path(settings["train"]["outputDir"])
+    try:
+        joined = join(settings["train"]["ddpBackend"], ranks, 60.0, grace_seconds=settings["leaveSeconds"])
+        with heartbeat.beating(ranks), joined as group:
+            count(group, out)
+    except UserError as error:
+        say(error.problems)
+        return error.exit_code
+    return 0
+
+
+def count(group: Group, out: Path) -> None:
+    kept = out / "progress.json"
+    first = int(
+        group.once("step", lambda: str(json.loads(kept.read_text())["step"] if kept.exists() else 0), 60.0)
+    )
+    for step in range(first + 1, STEPS + 1):
+        fail(group.ranks.rank, step, out)
+        (size,) = group.sum_([1.0])
+        heartbeat.beat(step)
+        if group.ranks.is_writer:
+            aside = out / ".progress"
+            aside.write_text(json.dumps({"step": step, "size": size}))
+            os.replace(aside, kept)
+            print(f"step {step}/{STEPS} with {size:g}", flush=True)
+        time.sleep(STEP_SECONDS)
+
+
+def fail(rank: int, step: int, out: Path) -> None:
+    for fault in os.environ.get("FAULTS", "").split():
+        where, when, what = fault.split(":")
+        done = out / f"fault-{fault.replace(':', '-')}"
+        if int(where) != rank or int(when) != step or done.exists():
+            continue
+        if not what.endswith("!"):  # with ! it happens each time
+            done.touch()
+        match what.rstrip("!"):
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "data":
+                raise DataError("data.json: row 7: no 'output'")
+            case "defect":
+                raise ValueError("a defect")
+            case "hang":
+                time.sleep(1000)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

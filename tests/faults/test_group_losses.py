@@ -1,0 +1,123 @@
+"""Workers that are lost, one way or another: the others notice, and the group comes back where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pods import Pods
+
+from stand_in_ccl import write_stand_in
+
+Make = Callable[..., Pods]
+KILLED = 128 + signal.SIGKILL
+
+
+def test_a_killed_rank_is_lost_and_all_go_on_from_the_last_step(job: Make) -> None:
+    pods = job()
+    pods.start()
+    pods.until_step(random.randint(3, 20))
+    before = pods.step()
+    pods.kill_rank(random.randrange(2))
+    assert pods.finish() == {0: 0, 1: 0}
+    assert pods[0].codes == pods[1].codes == []  # no pod had to be started again
+    assert pods.rounds()["failures"] == 1
+    assert re.search(r"ended by SIGKILL, .* GB of memory", pods.said(0))  # with what the heartbeat knew
+    assert f"step {before - 1}/40" in pods.said(0).split("round 2 begins")[0]
+    assert not list(pods.state.glob("heartbeat-*"))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_pod_is_waited_for(job: Make, number: int) -> None:
+    """Worker 0 holds the rendezvous: while it is away the other waits for it."""
+    pods = job(waitForLostMinutes=3)
+    pods.start()
+    pods.until_step(random.randint(3, 20))
+    pods[number].process.kill()
+    assert pods.finish() == {0: 0, 1: 0}
+    assert pods[number].codes == [KILLED]
+    assert pods[1 - number].codes == []
+    assert pods.rounds()["failures"] == 1
+    assert pods.step() == 40
+    assert "step 40/40 with 2" in pods.said(0)
+
+
+def test_a_pod_killed_for_memory_is_named_in_the_next_round(job: Make) -> None:
+    """The kernel kills all of a container at once: only its heartbeat is left to tell. It is written here."""
+    pods = job(waitForLostMinutes=3)
+    pods.start()
+    pods.until_step(5)
+    os.killpg(pods[1].process.pid, signal.SIGSTOP)  # so that nobody writes it anew
+    heartbeat = pods.state / "heartbeat-localhost-1.json"
+    pods.until(heartbeat.exists, "a heartbeat")
+    heartbeat.write_text(json.dumps({"step": 5, "used_bytes": 3_900_000_000, "limit_bytes": 4_000_000_000}))
+    pods[1].process.kill()
+    assert pods.finish() == {0: 0, 1: 0}
+    assert "localhost-1: gone" in pods.said(0)
+    assert "after step 5, with 3.9 of 4.0 GB of memory; it was probably killed for memory" in pods.said(0)
+
+
+def test_without_a_lost_worker_the_others_go_on_and_take_it_back(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPS", "300")
+    pods = job(3)
+    pods.start()
+    pods.until_step(3)
+    pods[2].process.kill()
+    pods.until_said(0, "going on with 2 of 3 workers")
+    pods.until_said(0, "with 2\n")
+    pods.start(2)
+    assert pods.finish() == {0: 0, 1: 0, 2: 0}
+    assert "localhost-2 came" in pods.said(0)
+    assert "step 300/300 with 3" in pods.said(0)
+    assert pods.rounds()["failures"] == 1  # its coming back is none
+
+
+def test_fewer_than_the_least_are_waited_for_and_then_it_is_said(job: Make) -> None:
+    pods = job(2, least=2, waitForPeersMinutes=0.1)
+    pods.start(0)
+    assert pods.finish(operating=False) == {0: 6}
+    assert "1 of 2 workers came within 0.1 min: localhost; at least 2 must" in pods.last_words(0)
+    assert "gave up after 3 restarts" in pods.last_words(0)
+
+
+def test_a_link_that_is_cut_is_noticed_within_a_minute(
+    namespaces: Callable[[int], list[str]], job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPS", "100000")
+    pods = job(2, waitForLostMinutes=0.05)
+    pods.host = "10.77.0.1"
+    for number, name in enumerate(namespaces(2)):
+        pods.start(number, prefix=["ip", "netns", "exec", name])
+    pods.until_step(3)
+    began = time.monotonic()
+    assert os.system("ip link set llm-test-1 down") == 0
+    pods.until_said(1, "is gone")
+    pods.until_said(0, "going on with 1 of 2 workers")
+    assert time.monotonic() - began < 60  # the bound is what the issue promises, far above what it takes
+    assert os.system("ip link set llm-test-1 up") == 0
+    pods.until_said(0, "10.77.0.1-1 came")
+    assert pods[1].codes == []
+
+
+def test_ccl_that_hangs_after_a_death_is_ended(
+    job: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a stand-in for oneCCL's bindings whose collectives never return, from the ninth on."""
+    packages = write_stand_in(tmp_path / "packages", "calls > 8 and time.sleep(1000)")
+    monkeypatch.setenv("PYTHONPATH", f"{packages}:{os.environ['PYTHONPATH']}")
+    pods = job(2, train__ddpBackend="ccl", restarts=0)
+    pods.start()
+    pods.until_step(7)
+    pods.kill_rank(1)
+    assert pods.finish() == {0: 6, 1: 6}
+    assert "This rank is ended: it did not leave in 5 s" in pods.said(0)
+    assert "localhost-1: rank 1: ended by SIGKILL" in pods.last_words(0)
