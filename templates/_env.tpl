@@ -44,7 +44,7 @@ env:
 {{- $_ := set $set (printf "%s_PROXY" (upper $name)) $value }}
 {{- end }}
 {{- range $name, $value := $set }}
-{{- if include "llm-finetune.given" $value }}
+{{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
 - {name: {{ $name }}, value: {{ include "llm-finetune.quantity" $value | quote }}}
 {{- end }}
 {{- end }}

@@ -90,12 +90,13 @@ def worker(
     ] = 270.0,
 ) -> None:
     """What a worker pod runs: its ranks of the job, among the other workers."""
+    from llm_finetune.launcher import init
     from llm_finetune.launcher import worker as launcher
 
     options = launcher.Options(
         settings, volume, wait_for_workers, wait_for_data_minutes, data_pod, namespace, grace_seconds
     )
-    raise typer.Exit(launcher.work(options))
+    raise typer.Exit(init.under_init(lambda: launcher.work(options), launcher.was_killed))
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})

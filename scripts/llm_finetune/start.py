@@ -10,15 +10,16 @@ import sys
 from llm_finetune import signals
 from llm_finetune.distributed import (
     Ranks,
-    allocator,
     available_cores,
     check_backend,
     has_bf16,
+    heartbeat,
     launched,
     share,
 )
 from llm_finetune.errors import SettingsError
 from llm_finetune.launcher import launch
+from llm_finetune.launcher.tether import tie_to_launcher
 from llm_finetune.model import extension
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Loaded, Settings
@@ -38,6 +39,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
         The exit code.
     """
     signals.leave_when_told()
+    tie_to_launcher()
     settings = loaded.settings
     ranks = Ranks.from_environment()
     configure(settings.log_level, ranks.rank)
@@ -51,12 +53,8 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
         print(check_job(settings))
         return 0
-    better_allocator = allocator.wanted(settings.train.speed.allocator, os.environ)
     if processes > 1 and not launched():
-        os.environ.update(better_allocator)
         return launch(processes, sys.argv[1:])
-    allocator.start_again_with(better_allocator)
-    log.info("memory allocator: %s", allocator.described(os.environ))
     # Read by the math libraries when they are loaded, so before torch is.
     os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))
     return _run(settings, ranks, fresh)
@@ -95,6 +93,8 @@ def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
     from llm_finetune import job
     from llm_finetune.distributed import join
 
-    with join(settings.train.ddp_backend, ranks, settings.wait_for_peers_minutes * 60) as group:
+    deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
+    joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace)
+    with heartbeat.beating(ranks), joined as group:
         job.run(settings, group, fresh=fresh)
     return 0

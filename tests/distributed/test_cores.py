@@ -77,3 +77,13 @@ def test_every_process_gets_a_thread() -> None:
 )
 def test_bfloat16_is_read_from_the_processors_features(tmp_path: Path, cpuinfo: str, expected: bool) -> None:
     assert has_bf16(laid_out(tmp_path, {"proc/cpuinfo": cpuinfo})) is expected
+
+
+def test_without_a_quota_the_request_counts(tmp_path: Path) -> None:
+    """A pod without a limit shares its node: what it requested is what it gets."""
+    assert available_cores(tmp_path, {"CPU_REQUEST": "4500"}) == 4
+    assert available_cores(tmp_path, {"CPU_REQUEST": "500"}) == 1
+    assert available_cores(tmp_path, {"CPU_REQUEST": "32000"}) == 16  # the node has no more
+    assert available_cores(tmp_path, {"CPU_REQUEST": "0"}) == 16
+    limited = laid_out(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "600000 100000\n"})
+    assert available_cores(limited, {"CPU_REQUEST": "4000"}) == 6

@@ -69,7 +69,7 @@ def test_an_error_in_the_group_comes_back_with_its_code(capfd: pytest.CaptureFix
 def test_a_killed_rank_is_named_with_its_signal(program: Path, capfd: pytest.CaptureFixture[str]) -> None:
     kills = "if rank == 0: os.kill(os.getpid(), signal.SIGKILL)\nelse: time.sleep(1000)"
     assert launch(2, [kills], entry=[str(program)]) == 128 + signal.SIGKILL
-    assert "rank 0: ended by SIGKILL (out of memory?)" in capfd.readouterr().err
+    assert "rank 0: ended by SIGKILL" in capfd.readouterr().err
 
 
 def test_ctrl_c_ends_all(program: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from llm_finetune.distributed.control_groups import control_groups, lines
+
 BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's name for it
 
 
@@ -42,7 +44,7 @@ def has_bf16(root: Path = Path("/")) -> bool:
     Args:
         root: where `proc` is mounted.
     """
-    for line in (root / "proc/cpuinfo").read_text().splitlines():
+    for line in lines(root / "proc/cpuinfo"):
         name, _, features = line.partition(":")
         if name.strip() in ("flags", "Features"):
             return not BF16_FEATURES.isdisjoint(features.split())
@@ -50,26 +52,9 @@ def has_bf16(root: Path = Path("/")) -> bool:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Each CPU quota that binds this process, in cores: its own control group's and those above it."""
-    for line in lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield from map(_quota_v2, upwards(root / "sys/fs/cgroup", path))
-        elif "cpu" in controllers.split(","):
-            yield from map(_quota_v1, upwards(root / "sys/fs/cgroup/cpu", path))
-
-
-def upwards(mount: Path, path: str) -> Iterator[Path]:
-    """The group's folder and all above it, up to the mount.
-
-    In a container the path may be the host's and not exist under the mount: then only the mount is there,
-    and it is the container's own group.
-    """
-    folder = mount / path.strip("/")
-    while folder != mount:
-        yield folder
-        folder = folder.parent
-    yield mount
+    """Each CPU quota that binds this process, in cores."""
+    for version, folder in control_groups("cpu", root):
+        yield _quota_v2(folder) if version == 2 else _quota_v1(folder)
 
 
 def _quota_v2(folder: Path) -> float:
@@ -82,7 +67,3 @@ def _quota_v1(folder: Path) -> float:
     """`cpu.cfs_quota_us` is -1 where there is no limit."""
     quota, period = (lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     return UNBOUND if not quota or int(quota[0]) <= 0 else int(quota[0]) / int(period[0])
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.is_file() else []

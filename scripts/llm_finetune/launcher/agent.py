@@ -20,6 +20,7 @@ from llm_finetune.errors import GroupError
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
+from llm_finetune.launcher.tether import holding_ranks
 
 STOP_CODES = {GroupError.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM}
 
@@ -56,7 +57,7 @@ def run_round(
         args=escaped,
         max_restarts=0,
     )
-    with _quiet():
+    with _quiet(), holding_ranks():
         result = _Agent(spec, logs, grace_seconds).run()
     if not result.is_failed():
         return Ending(0, "done")
@@ -141,9 +142,7 @@ def _ending(result: RunResult, logs: RankLogs) -> Ending:
 
 def _words(failure: ProcessFailure, logs: RankLogs) -> str:
     if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        hint = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
-        return f"ended by {name}{hint}"
+        return f"ended by {signal.Signals(-failure.exitcode).name}"
     if os.path.isfile(failure.error_file):
         return str(failure.message)
     return logs.last_line(failure.local_rank) or f"left with exit code {failure.exitcode}"

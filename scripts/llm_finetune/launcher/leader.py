@@ -20,11 +20,13 @@ from llm_finetune.errors import GroupError, RestartsError
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.judgement import cause_of, is_done
 from llm_finetune.launcher.round import Round
+from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 
 HELLO_SECONDS = 5.0
 NEWS_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
+GONE = "gone: it was killed, or its machine or link failed"
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,15 @@ class Event:
     line: Line
     word: dict[str, Any] | None
 
+    @property
+    def ending(self) -> Ending | None:
+        """The end of its part in a round, if this is one."""
+        if self.word is None:
+            return Ending(GroupError.exit_code, GONE)
+        if "ended" in self.word:
+            return Ending(**self.word["ended"])
+        return Ending(GroupError.exit_code, "was started anew")
+
 
 class Leader:
     """Leads the job's rounds in threads of its own, until it is over.
@@ -65,11 +76,15 @@ class Leader:
         settings_digest: workers of other settings are turned away.
     """
 
-    def __init__(self, name: str, port: int, settings_digest: str, crew: Crew, tally: Tally) -> None:
+    def __init__(
+        self, name: str, port: int, settings_digest: str, crew: Crew, tally: Tally, signs: Signs
+    ) -> None:
         self._name = name
         self._settings_digest = settings_digest
         self._crew = crew
         self._tally = tally
+        self._signs = signs
+        self._job = name.removesuffix("0")
         self._lines: dict[str, Line] = {}
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._server = _listening(port)
@@ -84,6 +99,8 @@ class Leader:
     def _lead(self) -> None:
         try:
             verdict = self._judge_rounds()
+        except GroupError as error:
+            verdict = Ending(error.exit_code, str(error))
         except Exception as error:  # the workers wait for a word
             log.exception("the leader failed")
             verdict = Ending(1, f"the leader failed: {type(error).__name__}: {error}")
@@ -91,36 +108,48 @@ class Leader:
 
     def _judge_rounds(self) -> Ending:
         """Runs rounds until the job is over."""
-        while True:
-            refusal = self._gather()
-            if refusal is None:
-                names = self._in_order()
-                number = self._tally.begin(names)
-                self._start(number, names)
-                endings = self._watch(names)
-                if is_done(endings, first=names[0]):
-                    self._tally.finish()
-                    return Ending(0, "done")
-                refusal = cause_of(endings)
-            if refusal.is_permanent:
-                self._tally.finish()
-                return refusal
-            failures = self._tally.count(refusal)
-            if failures > self._tally.allowed:
-                self._tally.finish()
-                return Ending(
-                    RestartsError.exit_code,
-                    f"gave up after {self._tally.allowed} restarts (elasticPolicy.maxRestarts); "
-                    f"the last failure: {refusal.message}",
-                )
-            kind = "stopped" if refusal.asked else f"failure {failures}, {self._tally.allowed} are allowed"
-            log.warning("the round is over (%s): %s", kind, refusal.message)
+        self._signs.await_other_job(self._job, self._crew.patience_seconds)
+        verdict = None
+        if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
+            words = f"a round ended without a word{self._signs.left()}"
+            verdict = self._over(Ending(GroupError.exit_code, words))
+        while verdict is None:
+            verdict = self._over(self._round())
+        self._tally.finish()
+        return verdict
+
+    def _round(self) -> Ending:
+        """One round, or the reason why there is none."""
+        refusal = self._gather()
+        if refusal is not None:
+            return refusal
+        names = self._in_order()
+        self._start(self._tally.begin(), names)
+        endings = self._watch(names)
+        return Ending(0, "done") if is_done(endings, first=names[0]) else cause_of(endings)
+
+    def _over(self, ending: Ending) -> Ending | None:
+        """How the job ends with this; None where another round shall begin."""
+        if ending.exit_code == 0 or ending.is_permanent:
+            return ending
+        failures, allowed = self._tally.count(ending), self._tally.allowed
+        if failures > allowed:
+            return Ending(
+                RestartsError.exit_code,
+                f"gave up after {allowed} restarts (elasticPolicy.maxRestarts); "
+                f"the last failure: {ending.message}",
+            )
+        kind = "asked for" if ending.asked else f"failure {failures}, {allowed} are allowed"
+        log.warning("the round is over (%s): %s", kind, ending.message)
+        return None
 
     def _gather(self) -> Ending | None:
         """Waits for workers; the reason where too few come."""
         crew, began, said = self._crew, time.monotonic(), 0.0
         all_seconds = crew.lost_seconds if self._tally.number else crew.patience_seconds
-        while (count := len(self._lines)) < crew.wanted:
+        while (count := len(self._lines)) < crew.wanted or self._name not in self._lines:
+            if self._name not in self._lines:  # this worker itself still waits for data
+                began = time.monotonic()
             waited = time.monotonic() - began
             if waited >= all_seconds and count >= crew.least:
                 log.warning("going on with %d of %d workers: %s", count, crew.wanted, self._here())
@@ -134,11 +163,9 @@ class Leader:
             if waited - said > NEWS_SECONDS:
                 said = waited
                 log.info("%d of %d workers are here: %s", count, crew.wanted, self._here())
-            event = self._next(min(1.0, crew.patience_seconds - waited))
-            if event and event.word and "ended" in event.word:  # it could not even come to a round
-                ending = Ending(**event.word["ended"])
-                if ending.is_permanent:
-                    return cause_of({event.name: ending})
+            event = self._next(1.0)
+            if event and event.ending and event.ending.is_permanent:  # it could not even come to a round
+                return cause_of({event.name: event.ending})
         return None
 
     def _start(self, number: int, names: list[str]) -> None:
@@ -155,17 +182,11 @@ class Leader:
         settled: float | None = None
         while running := [name for name in names if name not in endings]:
             event = self._next(1.0)
-            if event is not None and event.name in running:
-                if event.word is None:
-                    endings[event.name] = Ending(
-                        GroupError.exit_code, "gone: it was killed, or its machine or link failed"
-                    )
-                elif "ended" in event.word:
-                    endings[event.name] = Ending(**event.word["ended"])
-                    if endings[event.name].asked:
-                        del self._lines[event.name]  # it leaves
-                elif "hello" in event.word:
-                    endings[event.name] = Ending(GroupError.exit_code, "was started anew")
+            ending = event.ending if event else None
+            if event and ending and (event.name in running or ending.is_permanent):
+                if ending.message == GONE:
+                    ending = replace(ending, message=GONE + self._signs.last(event.name))
+                endings[event.name] = ending
             came_back = len(names) < self._crew.most and set(self._lines) - set(names)
             if came_back and not endings:
                 back = " and ".join(sorted(came_back))
@@ -191,6 +212,8 @@ class Leader:
             if self._lines.get(event.name) is not event.line:
                 return None  # the end of a line that another has replaced already
             del self._lines[event.name]
+        elif event.word.get("ended", {}).get("asked"):  # it leaves
+            self._lines.pop(event.name, None)
         elif "hello" in event.word:
             old = self._lines.pop(event.name, None)
             if old is not None:

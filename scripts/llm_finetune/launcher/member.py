@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -40,7 +41,7 @@ class Member:
     def __init__(
         self, name: str, endpoint: tuple[str, int], settings_digest: str, patience_seconds: float
     ) -> None:
-        self._name = name
+        self.name = name
         self._endpoint = endpoint
         self._settings_digest = settings_digest
         self._patience_seconds = patience_seconds
@@ -74,7 +75,10 @@ class Member:
         raise StopError(word.get("stop", "the worker that leads is gone"))
 
     def report(self, ending: Ending) -> None:
-        """Says how this worker's part of the round ended, or that there will be none."""
+        """Says how this worker's part of the round ended, or that it cannot take part in any."""
+        if self._line is None:
+            with suppress(OSError):  # before there is a leader, nobody waits for this worker
+                self._call()
         if self._line is not None:
             self._line.say(json.dumps({"ended": asdict(ending)}))
 
@@ -85,7 +89,7 @@ class Member:
         began = said = time.monotonic()
         while self._line is None:
             try:
-                connection = socket.create_connection(self._endpoint, CONNECT_SECONDS)
+                self._call()
             except OSError as error:  # not there yet: no name, no route, or nobody listens
                 now = time.monotonic()
                 waited = f"waited {now - began:.0f} s for the worker that leads, at %s:%d (%s)"
@@ -95,12 +99,14 @@ class Member:
                     said = now
                     log.info(waited, *self._endpoint, error)
                 time.sleep(PAUSE_SECONDS)
-                continue
-            self._line = Line(connection)
-        hello = {"name": self._name, "settings": self._settings_digest}
-        self._line.say(json.dumps({"hello": hello}))
+
+    def _call(self) -> None:
+        """Calls the leader once, and says who calls."""
+        line = Line(socket.create_connection(self._endpoint, CONNECT_SECONDS))
+        line.say(json.dumps({"hello": {"name": self.name, "settings": self._settings_digest}}))
         self._heard = SimpleQueue()
-        threading.Thread(target=_listen, args=(self._line, self._heard), daemon=True).start()
+        threading.Thread(target=_listen, args=(line, self._heard), daemon=True).start()
+        self._line = line
 
 
 def _listen(line: Line, heard: SimpleQueue[dict[str, Any]]) -> None:

@@ -64,7 +64,8 @@ class Place:
         host, _, port = endpoint.rpartition(":") if ":" in endpoint else (endpoint, "", "")
         least, _, most = environment.get("PET_NNODES", str(workers)).partition(":")
         restarts = environment.get("PET_MAX_RESTARTS", "0")
-        for variable, text in {"PET_RDZV_ENDPOINT": port or "0", "PET_NNODES": least + most}.items():
+        numbers = {"PET_RDZV_ENDPOINT": port or "0", "PET_NNODES": least + most, "PET_MAX_RESTARTS": restarts}
+        for variable, text in numbers.items():
             if not text.isdecimal():
                 raise SettingsError(f"environment: {variable} is {environment[variable]!r}, expected numbers")
         return cls(name, (host or name, int(port or PORT)), int(least), int(most or least), int(restarts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ def raised_signals() -> Iterator[None]:
     """Within the body each such signal raises SignalledError, a second one as well."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        # Not by the log: the signal may have come in the middle of a line of it.
+        os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
         raise SignalledError(number)
 
     before = {number: signal.signal(number, handle) for number in NUMBERS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from llm_finetune.launcher.ending import Ending
@@ -11,6 +10,9 @@ from llm_finetune.report.results import read_json, write_json
 
 class Tally:
     """How many rounds there were, and how many of them failed.
+
+    Attributes:
+        is_unfinished: nobody was left to say how the last round ended.
 
     Args:
         file: on the volume.
@@ -28,13 +30,12 @@ class Tally:
         self.number: int = kept["number"] - kept["begun_at"]
         self._begun_at: int = kept["begun_at"]
         self.failures: int = kept.get("failures", 0)
-        if kept.get("running"):  # nobody was left to say how that round ended
-            self.count(Ending(128, "the round ended without a word"))
+        self.is_unfinished = bool(kept.get("running"))
 
-    def begin(self, workers: Sequence[str]) -> int:
+    def begin(self) -> int:
         """Writes down that a round begins; returns its number, which its logs bear."""
         self.number += 1
-        self._write(running=True, workers=list(workers))
+        self._write(running=True)
         return self._begun_at + self.number
 
     def count(self, ending: Ending) -> int:

@@ -6,11 +6,13 @@ import hashlib
 import logging
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_finetune.distributed import available_cores, share
 from llm_finetune.errors import OutputError, SettingsError, UserError
+from llm_finetune.launcher import preload
+from llm_finetune.launcher.arrival import Copying, await_all, awaited_on
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.last_words import leave_to_kubernetes
 from llm_finetune.launcher.leader import Crew, Leader
@@ -18,9 +20,12 @@ from llm_finetune.launcher.member import Member, StopError
 from llm_finetune.launcher.operator import Place
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
+from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Settings, load_merged
+
+STATE = ".launcher"  # what outlives a pod, within outputDir
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +70,36 @@ def _work(options: Options) -> Ending:
     settings = load_merged(options.settings_file).settings
     configure(settings.log_level, rank=0)
     place = Place.from_environment(options.wait_for_workers)
-    _check(settings, options)
+    check(settings, options)
     patience = settings.wait_for_peers_minutes * 60
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
-    leader = _leader(settings, options, place, digest) if place.leads else None
+    signs = Signs(Path(settings.train.output_dir) / STATE)
+    leader = _leader(settings, options, place, digest, signs) if place.leads else None
     member = Member(place.name, place.endpoint, digest, patience)
-    os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), settings.processes_per_worker)))
+    preload.drop_missing()
+    cores = available_cores()
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, settings.processes_per_worker)))
+    log.info(
+        "%s: %d cores, %s threads for each of %d processes",
+        place.name,
+        cores,
+        threads,
+        settings.processes_per_worker,
+    )
+    copying = Copying(options.data_pod, options.namespace)
+    try:
+        await_all(awaited_on(options.volume, settings), options.wait_for_data_minutes, copying)
+    except UserError as error:
+        member.report(Ending(error.exit_code, "\n".join(error.problems)))
+        raise
     while isinstance(word := member.next(), Round):
-        _take_part(word, member, settings, options)
+        _take_part(word, member, signs, settings, options)
     if leader is not None:
         leader.wait()
     return word
 
 
-def _take_part(this: Round, member: Member, settings: Settings, options: Options) -> None:
+def _take_part(this: Round, member: Member, signs: Signs, settings: Settings, options: Options) -> None:
     """Runs this worker's ranks of a round, and tells the leader how they ended."""
     from llm_finetune.launcher.agent import run_round
     from llm_finetune.launcher.rank_logs import RankLogs
@@ -86,14 +107,17 @@ def _take_part(this: Round, member: Member, settings: Settings, options: Options
     command = [settings.script, "run", "--settings", str(options.settings_file)]
     folder = Path(settings.train.output_dir) / "logs" / f"round-{this.number}"
     try:
-        ending = run_round(
-            this,
-            settings.processes_per_worker,
-            command,
-            RankLogs(folder, terminal=False),
-            grace_seconds=options.grace_seconds,
-            interrupt=member.check,
-        )
+        with signs.of_ranks(member.name):
+            ending = run_round(
+                this,
+                settings.processes_per_worker,
+                command,
+                RankLogs(folder, terminal=False),
+                grace_seconds=options.grace_seconds,
+                interrupt=member.check,
+            )
+            if ending.exit_code == 128 + signal.SIGKILL:
+                ending = replace(ending, message=ending.message + signs.last(member.name))
     except StopError as stop:
         ending = Ending(128 + signal.SIGTERM, f"stopped: {stop}")
     except SignalledError as stop:
@@ -102,7 +126,14 @@ def _take_part(this: Round, member: Member, settings: Settings, options: Options
     member.report(ending)
 
 
-def _check(settings: Settings, options: Options) -> None:
+def was_killed(number: int) -> None:
+    """Leaves last words for a launcher that was killed, and so could not."""
+    name = signal.Signals(number).name
+    hint = " (out of memory?)" if number == signal.SIGKILL else ""
+    leave_to_kubernetes(Ending(128 + number, f"the launcher was ended by {name}{hint}"))
+
+
+def check(settings: Settings, options: Options) -> None:
     """What can be known before anything heavy loads and before a peer is asked."""
     from llm_finetune.start import check_machine
 
@@ -114,7 +145,7 @@ def _check(settings: Settings, options: Options) -> None:
         )
     output = Path(settings.train.output_dir)
     try:
-        (output / ".launcher").mkdir(parents=True, exist_ok=True)
+        (output / STATE).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"distributed.train.outputDir: {output} cannot be written ({error.strerror}); is the volume "
@@ -122,7 +153,7 @@ def _check(settings: Settings, options: Options) -> None:
         ) from error
 
 
-def _leader(settings: Settings, options: Options, place: Place, digest: str) -> Leader:
+def _leader(settings: Settings, options: Options, place: Place, digest: str, signs: Signs) -> Leader:
     crew = Crew(
         wanted=options.wait_for_workers,
         least=min(place.least, options.wait_for_workers),
@@ -131,6 +162,6 @@ def _leader(settings: Settings, options: Options, place: Place, digest: str) -> 
         lost_seconds=settings.wait_for_lost_minutes * 60,
     )
     tally = Tally(
-        Path(settings.train.output_dir) / ".launcher" / "rounds.json", place.endpoint[0], place.max_restarts
+        Path(settings.train.output_dir) / STATE / "rounds.json", place.endpoint[0], place.max_restarts
     )
-    return Leader(place.name, place.endpoint[1], digest, crew, tally)
+    return Leader(place.name, place.endpoint[1], digest, crew, tally, signs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -43,8 +42,6 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ("-m",
         try:
             ending = run_round(alone, processes, [*entry, *argv], logs, grace_seconds=GRACE_SECONDS)
         except SignalledError as stop:
-            if stop.number == signal.SIGINT:
-                print("stopped; the same command goes on where it left off", file=sys.stderr)
             return stop.exit_code
         if ending.exit_code:
             for rank in range(1, processes):

@@ -272,6 +272,11 @@ class Settings(Section):
         2.0,
         "How long the others wait for a lost worker before they go on without it, with minReplicas or more.",
     )
+    leave_seconds: float = key(
+        number(above=0),
+        60.0,
+        "How long a process may hang after another one failed, before it is ended; with ccl all hang.",
+    )
     wait_for_preparation_minutes: float = key(
         number(above=0), 240.0, "How long the others wait while the first process downloads and prepares."
     )

@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_finetune.data import Prepared, Split
+from llm_finetune.distributed import heartbeat
 from llm_finetune.distributed.group import Group
 from llm_finetune.model.precision import Precision
 from llm_finetune.objective.supervised import label_log_probs
@@ -182,6 +183,7 @@ class ProgressReports(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.display.step(state.global_step)
+        heartbeat.beat(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         step, steps = state.global_step, state.max_steps

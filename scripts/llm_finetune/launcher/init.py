@@ -1,0 +1,48 @@
+"""Process 1 of a container: forwards signals to the launcher, and reaps what nobody waits for.
+
+The kernel gives every orphan to process 1, where one that is not reaped stays a zombie, and delivers to it no
+signal that it does not handle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+from llm_finetune.launcher.signals import NUMBERS
+
+
+def under_init(main: Callable[[], int], if_killed: Callable[[int], None]) -> int:
+    """Runs `main` in a child where this is process 1, else here.
+
+    Args:
+        if_killed: told the signal that killed the child, which could not say so itself.
+
+    Returns:
+        The exit code: the child's, or 128 + n where signal n ended it.
+    """
+    if os.getpid() != 1:
+        return main()
+    signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)  # until somebody handles them
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+        return main()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in NUMBERS:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0:
+                if_killed(-code)
+            return code if code >= 0 else 128 - code
