@@ -13,14 +13,16 @@ INSTALLED := $(VENV)/.installed-$(STACK)
 LLM_FINETUNE := $(BIN)/llm-finetune
 DEMO := demo/out
 
-.PHONY: help install demo test lint typecheck generate lock clean
+.PHONY: help install demo demo-files test faults lint typecheck generate lock clean
 
 help:
-	@echo "make demo      make a small model, fine-tune it and see that it learned (5 minutes)"
-	@echo "make test      lint, type checks and tests"
-	@echo "make install   what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
-	@echo "make generate  write anew what comes from the settings' models: values.yaml, schema, README's table"
-	@echo "make lock      pin the newest versions that fit"
+	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
+	@echo "make demo-files  the demo's model and records in $(DEMO)/files, for a cluster"
+	@echo "make test        lint, type checks and tests"
+	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
+	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
+	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
+	@echo "make lock        pin the newest versions that fit"
 
 install: $(INSTALLED)
 
@@ -34,16 +36,26 @@ $(INSTALLED): pyproject.toml requirements/$(STACK).in requirements/$(STACK).txt 
 	touch $@
 
 demo: $(INSTALLED)
-	@start=`date +%s`; set -e; rm -rf $(DEMO); \
-	$(BIN)/python demo/make_files.py $(DEMO); \
-	$(LLM_FINETUNE) run -f demo/pretrain_values.yaml; \
+	@start=`date +%s`; set -e; $(MAKE) --no-print-directory demo-files; \
 	$(LLM_FINETUNE) run -f demo/finetune_values.yaml; \
 	$(BIN)/python -W ignore demo/exact_match.py $(DEMO); \
 	echo "demo: done in $$((`date +%s` - start)) s; the report: $(DEMO)/adapter/report.html"; \
 	echo "demo: ask it yourself: $(LLM_FINETUNE) chat $(DEMO)/adapter --instruction 'Make this small.'"
 
+# What demo_values.yaml asks for on a cluster's volume, in one folder.
+demo-files: $(INSTALLED)
+	rm -rf $(DEMO)
+	$(BIN)/python demo/make_files.py $(DEMO)
+	$(LLM_FINETUNE) run -f demo/pretrain_values.yaml
+	mkdir $(DEMO)/files
+	cp -r $(DEMO)/base $(DEMO)/train.jsonl $(DEMO)/heldout.jsonl $(DEMO)/files
+	@echo "$(DEMO)/files: copy it to the volume as NOTES.txt of the release says, or use it from here"
+
 test: lint typecheck
 	$(BIN)/pytest
+
+faults: $(INSTALLED)
+	$(BIN)/pytest -m faults --timeout 1000 tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

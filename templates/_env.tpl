@@ -44,7 +44,7 @@ env:
 {{- $_ := set $set (printf "%s_PROXY" (upper $name)) $value }}
 {{- end }}
 {{- range $name, $value := $set }}
-{{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
+{{- if include "llm-finetune.given" $value }}
 - {name: {{ $name }}, value: {{ include "llm-finetune.quantity" $value | quote }}}
 {{- end }}
 {{- end }}

@@ -79,6 +79,11 @@ app.kubernetes.io/component: {{ last . }}
 {{- merge $own (default dict $.Values.commonLabels) | toYaml -}}
 {{- end }}
 
+{{/* True unless none; 0 and false are values too. */}}
+{{- define "llm-finetune.given" -}}
+{{- not (or (kindIs "invalid" .) (eq (toString .) "")) | ternary "true" "" -}}
+{{- end }}
+
 {{/* Numbers: Helm reads them as floats and would write 1e+06. */}}
 {{- define "llm-finetune.whole" -}}
 {{- float64 . | int64 -}}
@@ -86,4 +91,13 @@ app.kubernetes.io/component: {{ last . }}
 
 {{- define "llm-finetune.quantity" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{- int64 . -}}{{- else -}}{{- . -}}{{- end -}}
+{{- end }}
+
+{{/* A quantity as a plain number, to compare. */}}
+{{- define "llm-finetune.amount" -}}
+{{- $units := dict "" 1.0 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+  "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- $text := include "llm-finetune.quantity" . -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $units $unit) -}}
 {{- end }}

@@ -18,9 +18,8 @@ runPolicy:
   # The job counts as succeeded when one worker has; the others still save.
   cleanPodPolicy: None
   {{- range $key := list "backoffLimit" "activeDeadlineSeconds" "ttlSecondsAfterFinished" }}
-  {{- $value := get $.Values $key }}
-  {{- if not (kindIs "invalid" $value) }}
-  {{ $key }}: {{ include "llm-finetune.whole" $value }}
+  {{- if include "llm-finetune.given" (get $.Values $key) }}
+  {{ $key }}: {{ get $.Values $key | include "llm-finetune.whole" }}
   {{- end }}
   {{- end }}
   {{- with .Values.schedulingPolicy }}

@@ -4,6 +4,7 @@
 {{- include "llm-finetune.groupRules" . }}
 {{- include "llm-finetune.tokenRules" . }}
 {{- include "llm-finetune.podRules" . }}
+{{- include "llm-finetune.claimRules" . }}
 {{- include "llm-finetune.dataRules" . }}
 {{- include "llm-finetune.pathRules" . }}
 {{- include "llm-finetune.upgradeRule" . }}
@@ -47,6 +48,14 @@ secret.encodedToken: is not a token in base64; write what `echo -n TOKEN | base6
 
 {{- define "llm-finetune.podRules" -}}
 {{- with .Values.resources }}
+{{- /* Kubernetes takes such a job and never makes its pods. */}}
+{{- range $kind := list "cpu" "memory" }}
+{{- $request := get $.Values.resources (printf "%sRequest" $kind) }}
+{{- $limit := get $.Values.resources (printf "%sLimit" $kind) }}
+{{- if and $request $limit (gt (include "llm-finetune.amount" $request | float64) (include "llm-finetune.amount" $limit | float64)) }}
+resources.{{ $kind }}Request: found {{ include "llm-finetune.quantity" $request }}, which is more than resources.{{ $kind }}Limit ({{ include "llm-finetune.quantity" $limit }})
+{{- end }}
+{{- end }}
 {{- if ne (empty .nodeSelectorLabel) (kindIs "invalid" .nodeSelectorValue) }}
 resources.nodeSelectorLabel: goes with resources.nodeSelectorValue; set both, or neither
 {{- end }}
@@ -54,6 +63,33 @@ resources.nodeSelectorLabel: goes with resources.nodeSelectorValue; set both, or
 {{- with .Values.deploy.env }}
 {{- if and .enabled (not .configMapName) }}
 deploy.env.configMapName: none, but deploy.env.enabled is true; write the ConfigMap's name
+{{- end }}
+{{- end }}
+{{- $own := list "storage" "tmp" "home" "token" "settings" "shm" }}
+{{- range .Values.extraVolumes }}
+{{- if has .name $own }}
+extraVolumes: the name {{ .name }} is taken by a volume of the chart; write another than {{ join ", " $own }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What a claim that is there already cannot become. */}}
+{{- define "llm-finetune.claimRules" -}}
+{{- $name := include "llm-finetune.ownClaimName" . }}
+{{- $claim := lookup "v1" "PersistentVolumeClaim" .Release.Namespace $name }}
+{{- if and $claim (eq $name (include "llm-finetune.claimName" .)) }}
+{{- with .Values.storage }}
+{{- $size := $claim.spec.resources.requests.storage }}
+{{- if lt (include "llm-finetune.amount" .resources | float64) (include "llm-finetune.amount" $size | float64) }}
+storage.resources: found {{ .resources }}, but the claim {{ $name }} has {{ $size }} already and cannot shrink; write {{ $size }} or more
+{{- end }}
+{{- $class := dig "spec" "storageClassName" "" $claim }}
+{{- if and .storageClassName (ne .storageClassName $class) }}
+storage.storageClassName: found {{ .storageClassName }}, but the claim {{ $name }} is of {{ $class }} already; write that
+{{- end }}
+{{- if ne (sortAlpha .accessModes | join ", ") (sortAlpha $claim.spec.accessModes | join ", ") }}
+storage.accessModes: found {{ join ", " .accessModes }}, but the claim {{ $name }} has {{ join ", " $claim.spec.accessModes }} already; write that
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -22,8 +22,8 @@ envVars.hfHome: found {{ . }}, expected a folder of its own for the mounted toke
 {{- end }}
 {{- with .Values.distributed }}
 {{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.train.outputDir" "path" .train.outputDir "roots" $written) $rule) }}
-{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.train.dataFile" "path" .train.dataFile "roots" $read "folder" "dataset/") $rule) }}
-{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.eval.dataFile" "path" .eval.dataFile "roots" $read "folder" "dataset/") $rule) }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.train.dataFile" "path" .train.dataFile "roots" $read) $rule) }}
+{{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.eval.dataFile" "path" .eval.dataFile "roots" $read) $rule) }}
 {{- if .doQuantize }}
 {{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.quantize.outputDir" "path" .quantize.outputDir "roots" $written) $rule) }}
 {{- if not .doTrain }}
@@ -37,14 +37,16 @@ envVars.hfHome: found {{ . }}, expected a folder of its own for the mounted toke
 {{- end }}
 {{- end }}
 
-{{/* Takes key, path (may be none), roots, mount, and the folder in which a path that would fit lies. */}}
+{{/* Takes key, path (may be none), roots, and mount. */}}
 {{- define "llm-finetune.pathRule" -}}
 {{- if .path }}
 {{- $path := clean .path }}
 {{- $fits := false }}
 {{- range .roots }}{{- if hasPrefix (printf "%s/" .) $path }}{{- $fits = true }}{{- end }}{{- end }}
 {{- if not $fits }}
-{{ .key }}: found {{ .path }}, which is not below storage.pvcMountPath ({{ .mount }}) and would be lost with the pod; write {{ .mount }}/{{ .folder }}{{ base $path }}
+{{- /* With another mount, the paths of the chart's own values have to be written anew. */}}
+{{- $below := regexReplaceAll "^/tmp/pvc-mount(/|$)" (clean (printf "/%s" .path)) "" | trimPrefix "/" | default "output" }}
+{{ .key }}: found {{ .path }}, which is not below storage.pvcMountPath ({{ .mount }}); write {{ .mount }}/{{ $below }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tiny import SENTENCES, tiny_model, write_records
+from warm import Warm
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -42,6 +44,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.save_pretrained(folder)
     tiny_model("llama", vocabulary=fast.vocab_size).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """The command in processes that start within a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield Warm(tmp_path_factory.mktemp("said"))
 
 
 @pytest.fixture(scope="session")

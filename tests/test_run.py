@@ -18,25 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from command import SCRIPTS, Outcome, assignments, run_apart, run_here
+from plain import PLAIN
 from tiny import write_records
 
 Run = Callable[..., Outcome]
-
-# Exact arithmetic and a learning rate that shows something after a few steps.
-PLAIN = {
-    "train__bf16": False,
-    "train__useIpex": False,
-    "train__loraDropout": 0.0,
-    "train__learningRate": 0.02,
-    "train__datasetName": None,
-    "train__perDeviceBatchSize": 2,
-    "train__ddpBackend": "gloo",
-    "train__maxSeqLength": 128,
-    "train__promptWithInput": "Do what is asked.",
-    "train__reportTo": None,
-    "eval__perDeviceBatchSize": 3,
-    "eval__generateSamples": 0,
-}
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ def finish_alone(settings: Settings, inputs: Inputs, folder: RunFolder, left: di
             work(settings, inputs, folder.path)
             folder.finish(stage, left[stage])
     write_report(folder.path)
+    folder.finish("report", left["report"])
 
 
 def _quantize(settings: Settings, inputs: Inputs, output: Path) -> None:

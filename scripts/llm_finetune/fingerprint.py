@@ -71,11 +71,16 @@ def of_stages(values: dict[str, Any], model: str, prepared: str) -> dict[str, De
     benchmark = {**quantize, "distributed.doQuantize": values["doQuantize"], **_keys(values, "benchmark")}
     if not values["doTrain"] and not values["doQuantize"]:
         benchmark |= _files(values, "quantize", "outputDir")
+    evaluate = {**evaluate, **_keys(values, "eval")}
+    switches = {
+        f"distributed.{key}": values[key] for key in ("doTrain", "doEval", "doQuantize", "doBenchmark")
+    }
     return {
         "train": train,
-        "evaluate": {**evaluate, **_keys(values, "eval")},
+        "evaluate": evaluate,
         "quantize": quantize,
         "benchmark": benchmark,
+        "report": {**evaluate, **benchmark, **switches},
     }
 
 

@@ -46,6 +46,8 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
     inputs = gather(settings, group)
     folder = _found_output(settings, inputs, group, fresh)
     left = [stage for stage in wanted if stage not in folder.done]
+    if left or "report" not in folder.done:
+        left.append("report")
     if not left:
         log.info("nothing to do: %s holds this very run, finished; --fresh runs it anew", folder.path)
         return

@@ -15,6 +15,7 @@ from llm_finetune.checkpoints import folders
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.report import results
+from llm_finetune.report.page import REPORT
 
 PREVIOUS = "previous"
 GOING = ".previous"  # while it is being filled
@@ -24,6 +25,7 @@ RESULTS = {
     "evaluate": results.ALL,
     "quantize": results.QUANTIZE,
     "benchmark": results.BENCHMARK,
+    "report": REPORT,
 }
 # What a run leaves; nothing else in the folder is ever touched.
 RUN_PATTERNS = (
@@ -41,6 +43,7 @@ RUN_PATTERNS = (
     "*_results.json",
     "train_history.json",
     "prompt.json",
+    "report.html",
     "run.json",
     "runs",
 )

@@ -10,6 +10,7 @@ import sys
 from llm_finetune import signals
 from llm_finetune.distributed import (
     Ranks,
+    allocator,
     available_cores,
     check_backend,
     has_bf16,
@@ -53,8 +54,12 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
         print(check_job(settings))
         return 0
+    better_allocator = allocator.wanted(settings.train.speed.allocator, os.environ)
     if processes > 1 and not launched():
+        os.environ.update(better_allocator)
         return launch(processes, sys.argv[1:])
+    allocator.start_again_with(better_allocator)
+    log.info("memory allocator: %s", allocator.described(os.environ))
     # Read by the math libraries when they are loaded, so before torch is.
     os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))
     return _run(settings, ranks, fresh)

@@ -31,6 +31,17 @@ def copy_chart(folder: Path) -> Path:
     return folder
 
 
+def copy_chart_with_notes(folder: Path) -> Path:
+    """The chart with one more object, NOTES.txt: `helm template` leaves it out."""
+    copy_chart(folder)
+    (folder / ".helmignore").unlink()
+    shutil.copy(folder / "templates" / "NOTES.txt", folder)
+    (folder / "templates" / "notes.yaml").write_text(
+        'kind: Notes\ntext: {{ tpl (.Files.Get "NOTES.txt") . | quote }}\n'
+    )
+    return folder
+
+
 def helm(*arguments: str | Path, standard_input: str = "") -> str:
     """What Helm prints.
 
@@ -77,6 +88,11 @@ class Chart:
         """The only object of a kind."""
         (found,) = (o for o in self.render(values, *arguments, release=release) if o["kind"] == kind)
         return found
+
+    def notes(self, values: Any = None, *arguments: str, release: str = "mine") -> str:
+        """What Helm tells after an installation, though there is no cluster to install to."""
+        notes = self.one("Notes", values, *arguments, release=release)
+        return str(notes["text"])
 
     def refusal(self, values: Any) -> str:
         """Why these values are refused; fails where they are not."""

@@ -1,4 +1,4 @@
-"""Jobs whose pods are ended with the test."""
+"""Faults take minutes: they run by `make faults`, not with the other tests. Some need jobs of pods."""
 
 from __future__ import annotations
 
@@ -12,8 +12,21 @@ from typing import Any
 
 import pytest
 from pods import Pods
+from tally import TALLY
 
 Make = Callable[..., Pods]
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in TALLY.lines():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed import DistError
 from torch.distributed.distributed_c10d import Store
 
 from llm_finetune.distributed import backends, ccl
@@ -189,9 +190,10 @@ def _tied(lifeline: Lifeline, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
 def _peers_failure(error: BaseException, alarm: Alarm) -> BaseException:
     """A collective that a peer's death broke, as the GroupError it is; any other error as it is.
 
-    gloo's errors are bare RuntimeErrors, known by the source file that they name.
+    gloo's errors are bare RuntimeErrors, known by the source file that they name; the store's, while gloo
+    makes its connections, have a class.
     """
-    if not (isinstance(error, RuntimeError) and "gloo" in str(error)):
+    if not (isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
         return error
     try:
         alarm.wait(NEWS_SECONDS)

@@ -106,6 +106,8 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         super()._init_training_state(*arguments)
+        # What was due at the moment of the checkpoint is in the progress.
+        self.control._new_step()
         return self.progress.epoch, 0
 
     def _run_epoch(self, **call: Any) -> None:
@@ -173,14 +175,17 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         self.keeper.move()
         self.has_stepped = True
 
-    def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, *others: Any, learning_rate: float | None = None, **named: Any
+    ) -> None:
         """What follows a step, and an epoch."""
         self.keeper.move()
         if self.has_stepped:
             self._count_step()
-        super()._maybe_log_save_evaluate(*arguments, **named)
-        self.progress = self._settled()
-        self.is_epoch_end = False
+            if self.control.should_log:
+                self._log_step(grad_norm, learning_rate)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *others, **named)
+        self._settle()
         self.keeper.rest()
 
     def _after_step(self, call: dict[str, Any]) -> None:
@@ -205,23 +210,27 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         self.state.epoch = done.epoch + self.progress.row / len(self.rows)
         self.step_loss = 0.0
 
-    def _settled(self) -> Progress:
-        """The progress once all that follows the step, or the epoch, is done."""
+    def _settle(self) -> None:
+        """All that follows the step, or the epoch, is done."""
         is_over = self.control.should_training_stop
-        settled = replace(self.progress, to_evaluate=False, to_save=False, is_over=is_over)
-        return replace(settled, epoch=settled.epoch + 1, row=0) if self.is_epoch_end else settled
+        self.progress = replace(self.progress, to_evaluate=False, to_save=False, is_over=is_over)
+        if self.is_epoch_end:
+            self.progress = replace(self.progress, epoch=self.progress.epoch + 1, row=0)
+            self.is_epoch_end = False
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            # The Trainer's own mean forgets the steps before a restart.
-            logs["loss"] = self.progress.unlogged_sum / self.progress.unlogged
-            self.progress = replace(self.progress, unlogged_sum=0.0, unlogged=0)
-        super().log(logs, start_time)
+    def _log_step(self, grad_norm: Any, learning_rate: float | None) -> None:
+        """In the Trainer's place, whose mean forgets the steps before a restart and costs a collective."""
+        done = self.progress
+        logs = {"loss": done.unlogged_sum / done.unlogged, "learning_rate": learning_rate}
+        if grad_norm is not None:
+            logs["grad_norm"] = float(grad_norm)
+        self.progress = replace(done, unlogged_sum=0.0, unlogged=0)
+        self.log(logs)
 
     # --- Checkpoints ----------------------------------------------------------------------------------
 
     def _save_checkpoint(self, *_: Any) -> None:
-        self.progress = self._settled()
+        self._settle()
         if self.args.load_best_model_at_end and self.state.best_global_step:
             best = Path(self.args.output_dir) / folders.name_of(self.state.best_global_step)
             self.state.best_model_checkpoint = str(best)

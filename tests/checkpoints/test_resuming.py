@@ -1,0 +1,152 @@
+"""Going on where a run was killed, with another group, other settings, or after its loss has gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from command import assignments
+from llm_finetune.checkpoints import folders
+from plain import PLAIN
+from warm import Moment, Warm
+
+KILLED = -9
+
+
+@pytest.fixture
+def options(model_folder: Path, data_file: Path) -> Callable[..., list[str]]:
+    def build(out: Path, **changes: Any) -> list[str]:
+        values = {
+            "modelNameOrPath": str(model_folder),
+            "train__dataFile": str(data_file),
+            "train__outputDir": str(out),
+            "doEval": False,
+            "train__epochs": 2,
+            "train__loraDropout": 0.1,
+            "train__perDeviceBatchSize": 2,
+            "train__gradientAccumulationSteps": 2,
+            "train__saveStrategy": "steps",
+            "train__saveSteps": 1,
+            **PLAIN,
+            **changes,
+        }
+        return ["run", *assignments(**values)]
+
+    return build
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def losses(out: Path) -> list[float]:
+    return [point["loss"] for point in read(out / "train_history.json")]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = load_file(out / "adapter_model.safetensors")
+    return tensors
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_steps(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Dropout belongs to the batch and not to the rank, so that even with it the curves are the same."""
+    assert warm.run(options(tmp_path / "steady")).code == 0
+    arguments = options(tmp_path / "changed")
+    assert warm.run(arguments, Moment("step", 40)).code == KILLED
+    ends = warm.run_group(arguments, 2, {0: Moment("collective", 30)})
+    assert ends[0].code == KILLED
+    assert ends[1].code == 128
+    ended = warm.run(arguments)
+    assert ended.code == 0, ended.text
+    changed, steady = losses(tmp_path / "changed"), losses(tmp_path / "steady")
+    assert changed == pytest.approx(steady, rel=1e-4)
+    expected = weights(tmp_path / "steady")
+    for name, weight in weights(tmp_path / "changed").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_ranks_that_do_not_divide_a_step_make_smaller_ones_or_are_refused(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    changes = {"train__gradientAccumulationSteps": 3, "train__perDeviceBatchSize": 1}
+    arguments = options(tmp_path / "out", **changes)
+    assert warm.run(arguments, Moment("step", 40)).code == KILLED
+    before = int(str(folders.newest_whole(tmp_path / "out")).split("-")[1])
+    strict = options(tmp_path / "out", **changes, train__keepEffectiveBatch=True)
+    refused = warm.run_group(strict, 2, {})
+    assert {one.code for one in refused} == {2}, refused[0].text
+    assert "distributed.train.keepEffectiveBatch: 2 processes cannot share 3 sequences" in refused[0].text
+    first, _ = warm.run_group(arguments, 2, {})
+    assert first.code == 0, first.text
+    assert "its steps have 2 from here on" in first.text
+    results = read(tmp_path / "out" / "train_results.json")
+    assert results["sequences_per_step"] == 2
+    rows = int(first.text.split(" rows of at most")[0].split()[-1])
+    left = rows - 3 * before
+    assert results["steps"] == before + -(-left // 2) + -(-rows // 2)
+    assert "of 2 sequences" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_memory_can_be_saved_in_the_middle_of_a_run(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert warm.run(options(tmp_path / "out"), Moment("step", 40)).code == KILLED
+    frugal = options(tmp_path / "out", train__gradientCheckpointing=True)
+    ended = warm.run(frugal)
+    assert ended.code == 0, ended.text
+    assert "going on from" in ended.text
+    assert warm.run(options(tmp_path / "steady")).code == 0
+    one, other = weights(tmp_path / "out"), weights(tmp_path / "steady")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert warm.run(options(out), Moment("step", 60)).code == KILLED
+    newest = out / str(folders.newest_whole(out))
+    weights_file = newest / "adapter_model.safetensors"
+    os.truncate(weights_file, 100)
+    ended = warm.run(options(out))
+    assert ended.code == 0, ended.text
+    assert f"{newest} is broken: adapter_model.safetensors: 100 bytes found" in ended.text
+    assert not list(out.glob("broken-*"))
+    assert warm.run(options(tmp_path / "steady")).code == 0
+    assert losses(out) == losses(tmp_path / "steady")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_records_named(
+    warm: Warm, options: Callable[..., list[str]], data_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    wild = {"train__learningRate": 1e30, "train__maxGradNorm": 0, "train__saveSteps": 100}
+    stopped = warm.run(options(out, **wild, train__useLora=False))
+    assert stopped.code == 7, stopped.text
+    (told,) = (line for line in stopped.text.splitlines() if line.startswith("error: "))
+    assert "the loss is nan" in told or "the loss is inf" in told
+    assert f"{data_file.name} row " in told
+    assert "Traceback" not in stopped.text
+    step = int(told.split("step ")[1].split(":")[0])
+    assert folders.newest_whole(out) == f"checkpoint-{step - 1}"
+
+
+def test_minutes_make_checkpoints_where_the_strategy_would_wait_for_the_epoch(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    often = {"train__saveMinutes": 1e-9, "train__saveTotalLimit": None, "train__maxSteps": 3}
+    assert warm.run(options(tmp_path / "out", train__saveStrategy="epoch", **often)).code == 0
+    assert folders.steps(tmp_path / "out") == [3, 2, 1]
+    shutil.rmtree(tmp_path / "out")
+    assert warm.run(options(tmp_path / "out", train__saveStrategy="no", **often)).code == 0
+    assert folders.steps(tmp_path / "out") == []

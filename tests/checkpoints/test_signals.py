@@ -1,0 +1,98 @@
+"""A job that is told to stop keeps its last finished step, wherever it is, and says how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import assignments
+from llm_finetune.checkpoints import folders
+from plain import PLAIN
+from warm import Moment, Warm, ended, signalled
+
+# Of each step: the loss's, the backward pass's and the optimizer's begin and end.
+EVENTS_OF_A_STEP = 6
+IN_THE_BACKWARD_PASS_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 3, hangs=True)
+IN_THE_OPTIMIZER_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 5)
+
+
+@pytest.fixture
+def run(model_folder: Path, data_file: Path) -> Callable[..., list[str]]:
+    def build(out: Path, **changes: Any) -> list[str]:
+        values = {
+            "modelNameOrPath": str(model_folder),
+            "train__dataFile": str(data_file),
+            "train__outputDir": str(out),
+            "doEval": False,
+            "train__maxSteps": 9,
+            "train__loraDropout": 0.1,
+            **PLAIN,
+            **changes,
+        }
+        return ["run", *assignments(**values)]
+
+    return build
+
+
+def weights(out: Path) -> bytes:
+    return (out / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_last_finished_step_is_kept_in_the_middle_of_a_step_that_never_ends(
+    number: int, code: int, warm: Warm, run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    stopped = signalled(*warm.start(run(tmp_path / "stopped"), IN_THE_BACKWARD_PASS_OF_STEP_6), number)
+    assert stopped.code == code, stopped.text
+    assert "start the same command again" in stopped.text
+    assert "Traceback" not in stopped.text
+    assert folders.newest_whole(tmp_path / "stopped") == "checkpoint-5"
+    assert warm.run(run(tmp_path / "stopped")).code == 0
+    assert warm.run(run(tmp_path / "steady")).code == 0
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "steady")
+
+
+def test_a_second_signal_leaves_at_once(warm: Warm, run: Callable[..., list[str]], tmp_path: Path) -> None:
+    # The first signal's checkpoint hangs in its first file.
+    hanging = Moment("saving", 1, hangs=True)
+    options = run(tmp_path / "out", train__saveStrategy="no")
+    process, said = warm.start(options, hanging)
+    while not (said.exists() and "step 2/9" in said.read_text()):
+        assert process.is_alive()
+    assert process.pid
+    os.kill(process.pid, signal.SIGTERM)
+    left = signalled(process, said, signal.SIGTERM)
+    assert left.code == 143, left.text
+    assert folders.newest_whole(tmp_path / "out") is None
+    assert warm.run(options).code == 0
+
+
+def test_the_signalled_rank_tells_the_writer(
+    warm: Warm, run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    options = run(tmp_path / "out")
+    first, second = warm.start_group(options, 2, {1: IN_THE_BACKWARD_PASS_OF_STEP_6})
+    told = signalled(*second, signal.SIGTERM)
+    writer = ended(*first)
+    assert (told.code, writer.code) == (143, 143), told.text + writer.text
+    assert "rank 1 was stopped by SIGTERM" in writer.text
+    assert folders.newest_whole(tmp_path / "out") == "checkpoint-5"
+    manifest = json.loads((tmp_path / "out" / "checkpoint-5" / "manifest.json").read_text())
+    assert (manifest["step"], manifest["world_size"]) == (5, 2)
+
+
+def test_a_lost_peer_costs_the_step_that_was_under_way_and_no_more(
+    warm: Warm, run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    writer, lost = warm.run_group(run(tmp_path / "out"), 2, {1: IN_THE_OPTIMIZER_OF_STEP_6})
+    assert lost.code == -signal.SIGKILL
+    assert writer.code == 128, writer.text
+    assert "rank 1 of 2 is gone" in writer.text
+    # Its own optimizer step may be through by the time it hears of the death.
+    assert folders.newest_whole(tmp_path / "out") in ("checkpoint-5", "checkpoint-6")

@@ -1,0 +1,19 @@
+"""Settings of a small, exact run: what tests of several rooms begin with."""
+
+from __future__ import annotations
+
+# Exact arithmetic and a learning rate that shows something after a few steps.
+PLAIN = {
+    "train__bf16": False,
+    "train__useIpex": False,
+    "train__loraDropout": 0.0,
+    "train__learningRate": 0.02,
+    "train__datasetName": None,
+    "train__perDeviceBatchSize": 2,
+    "train__ddpBackend": "gloo",
+    "train__maxSeqLength": 128,
+    "train__promptWithInput": "Do what is asked.",
+    "train__reportTo": None,
+    "eval__perDeviceBatchSize": 3,
+    "eval__generateSamples": 0,
+}

@@ -1,0 +1,203 @@
+"""The command in real processes that start warm: forked from a server that has the libraries loaded.
+
+Importing them takes most of a start, and a run of the faults needs hundreds. Each process runs the whole
+command, writes to files of its own and can be killed as any other. A process may be given a moment: an event
+of its own at which it kills itself with SIGKILL, or hangs, so that any place in it can be hit, and hit again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 300
+PRELOADED = ["warm", "llm_finetune.cli", "llm_finetune.start", "llm_finetune.job", "peft", "datasets"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happens to a process.
+
+    Attributes:
+        event: one of `EVENTS`.
+        number: at its so-manieth time, from 1.
+        hangs: it hangs in C code from then on, where no handler of Python's is run; otherwise it is killed.
+    """
+
+    event: str
+    number: int
+    hangs: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+        code: its exit code; -9: killed.
+        counts: how often each event was seen, where it came to its end.
+    """
+
+    code: int | None
+    text: str
+    counts: dict[str, int]
+
+
+class Warm:
+    """Starts commands.
+
+    Args:
+        folder: for what they print.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+        self._started = 0
+
+    def start(
+        self, arguments: list[str], moment: Moment | None = None, environment: dict[str, str] | None = None
+    ) -> tuple[ForkServerProcess, Path]:
+        """A process that runs `llm-finetune *arguments`, and the file of what it says."""
+        self._started += 1
+        said = self._folder / f"{self._started}.txt"
+        said.touch()
+        given = (arguments, moment, {**_inherited(), **(environment or {})}, said)
+        process = self._context.Process(target=_run, args=given)
+        process.start()
+        return process, said
+
+    def run(self, arguments: list[str], moment: Moment | None = None) -> Ended:
+        """Runs a command to its end."""
+        return ended(*self.start(arguments, moment))
+
+    def run_group(self, arguments: list[str], size: int, moments: dict[int, Moment]) -> list[Ended]:
+        """Runs a command as the ranks of a group on this machine, to its end."""
+        return [ended(*one) for one in self.start_group(arguments, size, moments)]
+
+    def start_group(
+        self, arguments: list[str], size: int, moments: dict[int, Moment]
+    ) -> list[tuple[ForkServerProcess, Path]]:
+        """Starts the ranks as an agent would."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        started = []
+        for rank in range(size):
+            group = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+            environment = {name: str(value) for name, value in group.items()}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            started.append(self.start(arguments, moments.get(rank), environment))
+        return started
+
+
+def signalled(process: ForkServerProcess, said: Path, *numbers: int) -> Ended:
+    """Waits until the process hangs, sends it signals, and waits for its end."""
+    end = time.monotonic() + PATIENCE
+    while not said.with_suffix(".hangs").exists():
+        assert process.is_alive(), said.read_text()
+        assert time.monotonic() < end, said.read_text()
+        time.sleep(0.02)
+    assert process.pid
+    for number in numbers:
+        os.kill(process.pid, number)
+        time.sleep(0.5)
+    return ended(process, said)
+
+
+def ended(process: ForkServerProcess, said: Path) -> Ended:
+    """Waits for a process."""
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"hangs: {said.read_text()}")
+    counts = said.with_suffix(".json")
+    return Ended(
+        process.exitcode, said.read_text(), json.loads(counts.read_text()) if counts.exists() else {}
+    )
+
+
+def _inherited() -> dict[str, str]:
+    names = ("HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "TMPDIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _run(arguments: list[str], moment: Moment | None, environment: dict[str, str], said: Path) -> None:
+    os.setsid()
+    with said.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    os.environ.update({"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **environment})
+    counts = _watch_events(moment, said)
+    from llm_finetune import cli
+
+    sys.argv = ["llm-finetune", *arguments]
+    try:
+        cli.main()
+    finally:
+        said.with_suffix(".json").write_text(json.dumps(counts))
+
+
+def _watch_events(moment: Moment | None, said: Path) -> dict[str, int]:
+    """Counts events, before and after each; at the moment this process is hit."""
+    counts = dict.fromkeys(EVENTS, 0)
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def count() -> None:
+            counts[name] += 1
+            if moment and (moment.event, moment.number) == (name, counts[name]):
+                if not moment.hangs:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                said.with_suffix(".hangs").touch()
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            count()
+            result = function(*arguments, **named)
+            count()
+            return result
+
+        return call
+
+    for name, places in EVENTS.items():
+        for module, attribute in places:
+            owner = _owner(module)
+            setattr(owner, attribute, watched(name, getattr(owner, attribute)))
+    return counts
+
+
+def _owner(path: str) -> Any:
+    """The module or class of that dotted path."""
+    import importlib
+
+    module, _, name = path.partition(":")
+    owner = importlib.import_module(module)
+    return getattr(owner, name) if name else owner
+
+
+# Where a process can be hit: in a step, at any change it makes to the disk, in a collective.
+EVENTS: dict[str, list[tuple[str, str]]] = {
+    "step": [
+        ("llm_finetune.objective.supervised", "cross_entropy"),
+        ("accelerate:Accelerator", "backward"),
+        ("accelerate.optimizer:AcceleratedOptimizer", "step"),
+    ],
+    "disk": [("os", name) for name in ("replace", "rename", "fsync", "mkdir", "rmdir", "unlink")]
+    + [
+        ("llm_finetune.checkpoints.training", "save_weights"),
+        ("llm_finetune.checkpoints.manifest", "write_json"),
+    ],
+    "saving": [("llm_finetune.checkpoints.state", "save_file")],
+    "collective": [("torch.distributed", "all_reduce")],
+}
