@@ -48,16 +48,16 @@ secret.encodedToken: is not a token in base64; write what `echo -n TOKEN | base6
 
 {{- define "llm-finetune.podRules" -}}
 {{- with .Values.resources }}
-{{- /* Kubernetes takes such a job and never makes its pods. */}}
-{{- range $kind := list "cpu" "memory" }}
-{{- $request := get $.Values.resources (printf "%sRequest" $kind) }}
-{{- $limit := get $.Values.resources (printf "%sLimit" $kind) }}
-{{- if and $request $limit (gt (include "llm-finetune.amount" $request | float64) (include "llm-finetune.amount" $limit | float64)) }}
-resources.{{ $kind }}Request: found {{ include "llm-finetune.quantity" $request }}, which is more than resources.{{ $kind }}Limit ({{ include "llm-finetune.quantity" $limit }})
-{{- end }}
-{{- end }}
 {{- if ne (empty .nodeSelectorLabel) (kindIs "invalid" .nodeSelectorValue) }}
 resources.nodeSelectorLabel: goes with resources.nodeSelectorValue; set both, or neither
+{{- end }}
+{{- include "llm-finetune.amountRule" (list "resources.cpuRequest" .cpuRequest "resources.cpuLimit" .cpuLimit) }}
+{{- include "llm-finetune.amountRule" (list "resources.memoryRequest" .memoryRequest "resources.memoryLimit" .memoryLimit) }}
+{{- end }}
+{{- with .Values.dataAccess.resources }}
+{{- $limits := default dict .limits }}
+{{- range $name, $request := .requests }}
+{{- include "llm-finetune.amountRule" (list (printf "dataAccess.resources.requests.%s" $name) $request (printf "dataAccess.resources.limits.%s" $name) (get $limits $name)) }}
 {{- end }}
 {{- end }}
 {{- with .Values.deploy.env }}
@@ -65,11 +65,44 @@ resources.nodeSelectorLabel: goes with resources.nodeSelectorValue; set both, or
 deploy.env.configMapName: none, but deploy.env.enabled is true; write the ConfigMap's name
 {{- end }}
 {{- end }}
-{{- $own := list "storage" "tmp" "home" "token" "settings" "shm" }}
-{{- range .Values.extraVolumes }}
-{{- if has .name $own }}
-extraVolumes: the name {{ .name }} is taken by a volume of the chart; write another than {{ join ", " $own }}
+{{- include "llm-finetune.extraRules" . }}
 {{- end }}
+
+{{/* Kubernetes takes a job whose pods it will not make. Takes key and value of the request and of the limit. */}}
+{{- define "llm-finetune.amountRule" -}}
+{{- $request := index . 1 }}
+{{- $limit := index . 3 }}
+{{- if and $request $limit (gt (include "llm-finetune.amount" $request | float64) (include "llm-finetune.amount" $limit | float64)) }}
+{{ index . 0 }}: found {{ include "llm-finetune.quantity" $request }}, which is more than {{ index . 2 }} ({{ include "llm-finetune.quantity" $limit }})
+{{- end }}
+{{- end }}
+
+{{/* Here too the job would be taken, and its pods never made. */}}
+{{- define "llm-finetune.extraRules" -}}
+{{- $volumes := list "storage" "tmp" "home" "token" "settings" "shm" }}
+{{- range .Values.extraVolumes }}
+{{- if has .name $volumes }}
+extraVolumes: the name {{ .name }} is taken; write another than {{ join ", " $volumes }}
+{{- end }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $home := clean .Values.envVars.hfHome }}
+{{- $paths := list "/tmp" "/dev/shm" "/etc/llm-finetune" $home (printf "%s/token" $home) (clean .Values.storage.pvcMountPath) }}
+{{- range .Values.extraVolumeMounts }}
+{{- if not (has .name $volumes) }}
+extraVolumeMounts: no volume has the name {{ .name }}; write one of {{ join ", " $volumes }}, or add it to extraVolumes
+{{- end }}
+{{- if has (clean .mountPath) $paths }}
+extraVolumeMounts: something is mounted at {{ .mountPath }} already; write another mountPath
+{{- end }}
+{{- $paths = append $paths (clean .mountPath) }}
+{{- end }}
+{{- $names := list }}
+{{- range .Values.extraEnv }}
+{{- if has .name $names }}
+extraEnv: the name {{ .name }} stands there twice
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- end }}
 

@@ -2,15 +2,13 @@
 
 {{- define "llm-finetune.pathRules" -}}
 {{- $mount := clean .Values.storage.pvcMountPath }}
-{{- $taken := regexMatch "^/(|tmp|(bin|boot|dev|etc|lib|lib64|opt|proc|root|run|sbin|sys|usr|var|workspace)(/.*)?)$" $mount }}
-{{- if $taken }}
+{{- if include "llm-finetune.ofTheImage" $mount }}
 storage.pvcMountPath: found {{ .Values.storage.pvcMountPath }}, which would hide files of the image; write a folder of its own, such as /tmp/pvc-mount or /data
 {{- end }}
-{{- with .Values.envVars.hfHome }}
-{{- $home := clean . }}
-{{- if or (eq $home "/tmp") (eq $home $mount) (hasPrefix (printf "%s/" $mount) $home) (hasPrefix (printf "%s/" $home) $mount) }}
-envVars.hfHome: found {{ . }}, expected a folder of its own for the mounted token, such as /tmp/home; caches on the volume are envVars.hfDatasetsCache and envVars.transformersCache
-{{- end }}
+{{- $home := clean .Values.envVars.hfHome }}
+{{- $within := or (hasPrefix (printf "%s/" $mount) (printf "%s/" $home)) (hasPrefix (printf "%s/" $home) $mount) }}
+{{- if or $within (include "llm-finetune.ofTheImage" $home) }}
+envVars.hfHome: found {{ .Values.envVars.hfHome }}, expected a folder of its own for the mounted token, such as /tmp/home; caches on the volume are envVars.hfDatasetsCache and envVars.transformersCache
 {{- end }}
 {{- $written := list $mount }}
 {{- $read := list $mount }}
@@ -35,6 +33,11 @@ envVars.hfHome: found {{ . }}, expected a folder of its own for the mounted toke
 {{- include "llm-finetune.pathRule" (merge (dict "key" "distributed.modelNameOrPath" "path" .modelNameOrPath "roots" $read) $rule) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Whether a mount at this path would hide what a container needs. */}}
+{{- define "llm-finetune.ofTheImage" -}}
+{{- regexFind "^/(|tmp|(bin|boot|dev|etc|lib|lib64|opt|proc|root|run|sbin|sys|usr|var|workspace)(/.*)?)$" . -}}
 {{- end }}
 
 {{/* Takes key, path (may be none), roots, and mount. */}}

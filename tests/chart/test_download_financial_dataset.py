@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,3 +78,9 @@ def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     assert code == 1
     assert "cannot be reached" in said
     assert os.listdir(tmp_path) == []
+
+
+def test_shellcheck_is_silent() -> None:
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    assert shellcheck is not None
+    subprocess.run([shellcheck, SCRIPT], check=True, timeout=60)

@@ -64,6 +64,22 @@ REFUSED = {
     ),
     "environment without a name": ({"deploy": {"env": {"enabled": True}}}, "deploy.env.configMapName: none"),
     "a volume's name twice": ({"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}, "the name tmp is taken"),
+    "a mount without a volume": (
+        {"extraVolumeMounts": [{"name": "lake", "mountPath": "/lake"}]},
+        "extraVolumeMounts: no volume has the name lake",
+    ),
+    "a mount over another": (
+        {"extraVolumeMounts": [{"name": "storage", "mountPath": "/dev/shm/"}]},
+        "something is mounted at /dev/shm/ already",
+    ),
+    "a variable twice": (
+        {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+        "extraEnv: the name A stands there twice",
+    ),
+    "data pod asks for more than allowed": (
+        {"dataAccess": {"resources": {"requests": {"memory": "2Gi"}}}},
+        "dataAccess.resources.requests.memory: found 2Gi, which is more than dataAccess",
+    ),
     "no data": (train(datasetName=None), "distributed.train.dataFile: none, and no"),
     "file and data set": (
         train(dataFile="/tmp/pvc-mount/a.json"),
