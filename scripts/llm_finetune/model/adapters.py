@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llm_finetune.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
@@ -61,7 +62,7 @@ def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
 
 def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
     """The model with trainable adapters in fp32 and everything else frozen."""
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, TaskType
 
     targets = ALL_LINEAR if plan.target_modules == (ALL_LINEAR,) else list(plan.target_modules)
     config = LoraConfig(
@@ -74,7 +75,21 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
         use_dora=plan.dora,
     )
     # Adapters stay in fp32 above a bf16 base: their updates are too small for bf16's 8 bits of fraction.
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    return put_on(model, config, autocast_adapter_dtype=True)
+
+
+def put_on(model: torch.nn.Module, config: PeftConfig, **options: bool) -> PeftModel:
+    """peft's get_peft_model, without its look for layers of neural-compressor, which nothing here makes.
+
+    To look, peft imports all of that package: seconds, warnings, and a folder in the working directory.
+    """
+    from peft import get_peft_model
+    from peft.tuners.lora import inc
+    from peft.utils import quantization_utils
+
+    for module in (inc, quantization_utils):
+        module.is_inc_available = lambda: False
+    return get_peft_model(model, config, **options)
 
 
 def read_config(folder: Path) -> PeftConfig:
@@ -93,14 +108,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         ModelError: the adapter is broken, pickled, or belongs to another model.
     """
-    from peft import get_peft_model
-
     config = read_config(folder)
     config.inference_mode = True
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder}: no {WEIGHTS}; expected the adapter's weights beside its configuration")
     try:
-        tuned = get_peft_model(model, config)
+        tuned = put_on(model, config)
         # peft's PeftModel.from_pretrained does the same, but only warns of weights that are amiss.
         read = tuned.load_adapter(str(folder), "default")
     except Exception as error:  # as above; of the many that there are, peft and safetensors share no class

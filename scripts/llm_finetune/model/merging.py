@@ -133,7 +133,7 @@ class TunedModel:
         return Weight(name, module_name, tensor, dtype)
 
     def _read_adapter(self, outline: PreTrainedModel, adapter: Path) -> None:
-        from peft import get_peft_model, set_peft_model_state_dict
+        from peft import set_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
         config = read_lora_config(adapter)
@@ -144,7 +144,7 @@ class TunedModel:
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, torch.nn.Parameter(hollow.expand(parameter.shape), requires_grad=False))
         try:
-            model = get_peft_model(outline, config, low_cpu_mem_usage=True)
+            model = adapters.put_on(outline, config, low_cpu_mem_usage=True)
             tensors = load_file(adapter / adapters.WEIGHTS)
             read = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:

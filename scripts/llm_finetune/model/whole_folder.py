@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +54,19 @@ def whole_folder(folder: Path, replaces: str | None = None) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path, replaces: str | None = None) -> None:
-    """Raises OutputError where `folder` holds something that `whole_folder` would not replace."""
+    """Raises OutputError where `whole_folder` would not replace what is there, or could not write."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; name a folder")
     held = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
     if held and not (replaces and replaces in held):
         raise OutputError(f"{folder}: already holds {held[0]}; name a folder that is empty or not there yet")
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        # Permissions alone do not tell: the file system may be read-only or full.
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written, since {there} cannot ({error.strerror})") from error
 
 
 def copy_companions(folders: list[Path], output: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from llm_finetune.errors import ModelError
 from llm_finetune.model.codes import QuantizedWeight, Scheme
 from llm_finetune.model.quantized import features
+from llm_finetune.quantization import compressor
 from llm_finetune.quantization.blocks import Block, walk
 from llm_finetune.quantization.nearest import round_to_nearest
 from llm_finetune.quantization.scaling import scalable
@@ -30,9 +31,7 @@ def awq(
     Raises:
         ModelError: no norm of this architecture can.
     """
-    from neural_compressor.torch.algorithms.weight_only.awq import ActAwareWeightQuant
-
-    search = ActAwareWeightQuant(
+    search = compressor.weight_only("awq").ActAwareWeightQuant(
         model,
         example_inputs=torch.empty(0),
         bits=scheme.bits,
@@ -105,8 +104,7 @@ def _inputs(block: Block, paths: list[str]) -> dict[str, dict[str, list[torch.Te
 @contextmanager
 def _at_the_asked_bits(bits: int) -> Iterator[None]:
     """neural-compressor 3.8 hands its search the bits under a name that is not read, so it searches at 4."""
-    from neural_compressor.torch.algorithms.weight_only import utility
-
+    utility = compressor.weight_only("utility")
     as_it_was = utility.quant_tensor
     utility.quant_tensor = partial(as_it_was, bits=bits)
     try:

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm_finetune.errors import ModelError
 from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.quantization import compressor
 from llm_finetune.quantization.blocks import Block, walk
 
 COLUMNS_AT_ONCE = 128
@@ -33,8 +34,7 @@ def gptq(
 
 def _solvers(block: Block, scheme: Scheme) -> dict[str, Any]:
     """neural-compressor's solver for each linear layer."""
-    from neural_compressor.torch.algorithms.weight_only.gptq import GPTQ
-
+    gptq = compressor.weight_only("gptq")
     config = {
         "dtype": "int",
         "bits": scheme.bits,
@@ -46,7 +46,7 @@ def _solvers(block: Block, scheme: Scheme) -> dict[str, Any]:
     }
     solvers = {}
     for path, linear in block.linears().items():
-        solvers[path] = GPTQ(linear, linear.weight.data)
+        solvers[path] = gptq.GPTQ(linear, linear.weight.data)
         solvers[path].quantizer.configure(config)
     return solvers
 

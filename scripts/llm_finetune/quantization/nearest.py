@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.quantization import compressor
 
 
 @torch.no_grad()
@@ -15,9 +16,7 @@ def round_to_nearest(weight: torch.Tensor, scheme: Scheme, clip: float = 1.0) ->
         weight: shape (out, in); worked on in fp32.
         clip: share of the range that is kept; what lies outside gets its end.
     """
-    from neural_compressor.torch.algorithms.weight_only.utility import quant_tensor
-
-    codes, scales, zeros = quant_tensor(
+    codes, scales, zeros = compressor.weight_only("utility").quant_tensor(
         weight.to(torch.float32, copy=True),  # it works in place
         bits=scheme.bits,
         group_size=scheme.group_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from llm_finetune.errors import ModelError, SettingsError
 from llm_finetune.model.codes import QuantizedWeight, Scheme
 from llm_finetune.model.kernels import kernels_of
 from llm_finetune.model.merging import TunedModel
-from llm_finetune.model.quantized import DESCRIPTION, Description, load_quantized
+from llm_finetune.model.quantized import DESCRIPTION, Description, features, load_quantized
 from llm_finetune.model.stored import ShardWriter, StoredWeights
 from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder
 from llm_finetune.quantization.awq import awq
@@ -127,7 +127,7 @@ def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> 
     Raises:
         SettingsError: settings that cannot be.
         ModelError: a model without linear layers.
-        OutputError: outputDir holds something else.
+        OutputError: outputDir holds something else, or cannot be written.
     """
     scheme, output = scheme_of(settings), Path(settings.output_dir)
     if scheme.bits == 1 and scheme.symmetric:
@@ -135,11 +135,17 @@ def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> 
             "distributed.quantize.woqScheme: 1 bit holds two values, which cannot lie around zero; "
             "write asym, or more bits"
         )
-    if output.resolve() == tuned.resolve():
+    if tuned.resolve().is_relative_to(output.resolve()):
         raise SettingsError(
             f"distributed.quantize.outputDir: {output} holds the model itself; name another folder"
         )
-    quantizable_layers(outline)
+    layers = quantizable_layers(outline)
+    if settings.woq_algo == "AWQ" and not _has_whole_groups(outline, layers.values(), scheme):
+        raise SettingsError(
+            f"distributed.quantize.woqGroupSize: AWQ scales layers whose rows are whole groups, and no row "
+            f"of this model is a multiple of {scheme.group_size}; write one that "
+            f"divides {outline.config.get_text_config().hidden_size}, or -1"
+        )
     check_replaceable(output, replaces=DESCRIPTION)
 
 
@@ -159,6 +165,13 @@ def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
     if not layers:
         raise ModelError(f"a {outline.config.model_type} model has no linear layers that could be quantized")
     return layers
+
+
+def _has_whole_groups(outline: PreTrainedModel, layers: Iterable[torch.nn.Module], scheme: Scheme) -> bool:
+    """Whether a layer that a norm may feed has rows of whole groups."""
+    norms = {len(p) for p in outline.parameters() if p.dim() == 1}
+    rows = {features(layer)[1] for layer in layers} & norms
+    return any(length % scheme.group_in(length) == 0 for length in rows)
 
 
 def calibration_texts(split: Split, count: int) -> list[list[int]]:

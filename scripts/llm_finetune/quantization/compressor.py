@@ -1,0 +1,22 @@
+"""The door to neural-compressor, whose import alone makes a folder in the working directory otherwise."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+from typing import Any
+
+
+def weight_only(name: str) -> Any:
+    """A module of its weight-only algorithms, such as gptq."""
+    from neural_compressor.common import set_workspace
+
+    # It logs each layer's time and error under a handler of its own.
+    logging.getLogger("neural_compressor").addFilter(_is_error)
+    set_workspace(tempfile.gettempdir())
+    return importlib.import_module(f"neural_compressor.torch.algorithms.weight_only.{name}")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
