@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PATIENCE = 300
+REACHED = ".reached"  # a file that says that a process is at its moment
 PRELOADED = ["warm", "llm_finetune.cli", "llm_finetune.start", "llm_finetune.job", "peft", "datasets"]
 
 
@@ -32,12 +33,13 @@ class Moment:
     Attributes:
         event: one of `EVENTS`.
         number: at its so-manieth time, from 1.
-        hangs: it hangs in C code from then on, where no handler of Python's is run; otherwise it is killed.
+        what: it dies by SIGKILL; it hangs in C code from then on, where no handler of Python's is run; or it
+            waits until the test lets it `go_on`.
     """
 
     event: str
     number: int
-    hangs: bool = False
+    what: Literal["dies", "hangs", "waits"] = "dies"
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,23 @@ class Warm:
         return started
 
 
-def signalled(process: ForkServerProcess, said: Path, *numbers: int) -> Ended:
-    """Waits until the process hangs, sends it signals, and waits for its end."""
+def reached(process: ForkServerProcess, said: Path) -> None:
+    """Waits until the process is at its moment."""
     end = time.monotonic() + PATIENCE
-    while not said.with_suffix(".hangs").exists():
+    while not said.with_suffix(REACHED).exists():
         assert process.is_alive(), said.read_text()
         assert time.monotonic() < end, said.read_text()
         time.sleep(0.02)
+
+
+def go_on(said: Path) -> None:
+    """Lets a process go on that waits."""
+    said.with_suffix(REACHED).unlink()
+
+
+def signalled(process: ForkServerProcess, said: Path, *numbers: int) -> Ended:
+    """Sends signals to a process that hangs, and waits for its end."""
+    reached(process, said)
     assert process.pid
     for number in numbers:
         os.kill(process.pid, number)
@@ -157,10 +169,7 @@ def _watch_events(moment: Moment | None, said: Path) -> dict[str, int]:
         def count() -> None:
             counts[name] += 1
             if moment and (moment.event, moment.number) == (name, counts[name]):
-                if not moment.hangs:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                said.with_suffix(".hangs").touch()
-                hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+                _hit(moment, said)
 
         def call(*arguments: Any, **named: Any) -> Any:
             count()
@@ -175,6 +184,16 @@ def _watch_events(moment: Moment | None, said: Path) -> dict[str, int]:
             owner = _owner(module)
             setattr(owner, attribute, watched(name, getattr(owner, attribute)))
     return counts
+
+
+def _hit(moment: Moment, said: Path) -> None:
+    if moment.what == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    said.with_suffix(REACHED).touch()
+    if moment.what == "hangs":
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+    while said.with_suffix(REACHED).exists():
+        time.sleep(0.02)
 
 
 def _owner(path: str) -> Any:

@@ -18,7 +18,7 @@ from warm import Moment, Warm, ended, signalled
 
 # Of each step: the loss's, the backward pass's and the optimizer's begin and end.
 EVENTS_OF_A_STEP = 6
-IN_THE_BACKWARD_PASS_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 3, hangs=True)
+IN_THE_BACKWARD_PASS_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 3, "hangs")
 IN_THE_OPTIMIZER_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 5)
 
 
@@ -60,7 +60,7 @@ def test_the_last_finished_step_is_kept_in_the_middle_of_a_step_that_never_ends(
 
 def test_a_second_signal_leaves_at_once(warm: Warm, run: Callable[..., list[str]], tmp_path: Path) -> None:
     # The first signal's checkpoint hangs in its first file.
-    hanging = Moment("saving", 1, hangs=True)
+    hanging = Moment("saving", 1, "hangs")
     options = run(tmp_path / "out", train__saveStrategy="no")
     process, said = warm.start(options, hanging)
     while not (said.exists() and "step 2/9" in said.read_text()):
