@@ -18,6 +18,7 @@ from llm_finetune.launcher.last_words import leave_to_kubernetes
 from llm_finetune.launcher.leader import Crew, Leader
 from llm_finetune.launcher.member import Member, StopError
 from llm_finetune.launcher.operator import Place
+from llm_finetune.launcher.paths import check_written
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
 from llm_finetune.launcher.signs import Signs
@@ -138,6 +139,7 @@ def check(settings: Settings, options: Options) -> None:
     from llm_finetune.start import check_machine
 
     check_machine(settings, options.wait_for_workers * settings.processes_per_worker)
+    check_written(settings, options.volume)
     if not Path(settings.script).is_file():
         raise SettingsError(
             f"distributed.script: there is no file {settings.script} in this image; "

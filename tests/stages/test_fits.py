@@ -1,0 +1,60 @@
+"""A training that cannot fit is refused before the model loads, with what to lower."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from llm_finetune.errors import SettingsError
+from llm_finetune.model.precision import Precision
+from llm_finetune.settings import load
+from llm_finetune.stages import fits
+from tiny import tiny_model
+
+GIGABYTE = 1_000_000_000
+
+
+def check(monkeypatch: pytest.MonkeyPatch, limit: int, processes: int = 1, **train: Any) -> None:
+    settings = load([], [], [f"distributed.train.{key}={value}" for key, value in train.items()], []).settings
+    monkeypatch.setattr(fits, "memory_limit", lambda: limit)
+    fits.check_memory(
+        tiny_model("llama"),
+        settings.train,
+        Precision(torch.float32, autocast=False),
+        row_positions=settings.train.max_seq_length,
+        row_labels=settings.train.max_seq_length / 2,
+        processes=processes,
+    )
+
+
+def test_what_cannot_fit_is_an_error_with_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError) as raised:
+        check(monkeypatch, GIGABYTE, processes=4, useLora="false")
+    (told,) = raised.value.problems
+    assert "in each of 4 processes" in told
+    assert "there are 1 GB" in told
+    assert "useLora: true" in told
+
+
+def test_what_is_close_is_a_warning_with_what_to_lower(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        check(monkeypatch, GIGABYTE, perDeviceBatchSize=64, gradientAccumulationSteps=3)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "perDeviceBatchSize: 32 with gradientAccumulationSteps: 6" in record.getMessage()
+    assert "gradientCheckpointing: true" in record.getMessage()
+
+
+def test_what_fits_is_told_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        check(monkeypatch, 100 * GIGABYTE)
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "memory: training takes about" in record.getMessage()
