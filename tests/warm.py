@@ -208,7 +208,7 @@ def _owner(path: str) -> Any:
 # Where a process can be hit: in a step, at any change it makes to the disk, in a collective.
 EVENTS: dict[str, list[tuple[str, str]]] = {
     "step": [
-        ("llm_finetune.objective.supervised", "cross_entropy"),
+        ("llm_finetune.stages.train:RowTrainer", "compute_loss"),
         ("accelerate:Accelerator", "backward"),
         ("accelerate.optimizer:AcceleratedOptimizer", "step"),
     ],

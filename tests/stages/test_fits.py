@@ -43,10 +43,10 @@ def test_what_is_close_is_a_warning_with_what_to_lower(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        check(monkeypatch, GIGABYTE, perDeviceBatchSize=64, gradientAccumulationSteps=3)
+        check(monkeypatch, GIGABYTE, perDeviceBatchSize=128, gradientAccumulationSteps=3)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "perDeviceBatchSize: 32 with gradientAccumulationSteps: 6" in record.getMessage()
+    assert "perDeviceBatchSize: 64 with gradientAccumulationSteps: 6" in record.getMessage()
     assert "gradientCheckpointing: true" in record.getMessage()
 
 
