@@ -68,6 +68,7 @@ def namespaces() -> Iterator[Callable[[int], list[str]]]:
 
     yield make
     for name in made:
+        subprocess.run(["ip", "link", "del", name], check=False)
         subprocess.run(["ip", "netns", "del", name], check=False)
     subprocess.run(["ip", "link", "del", "llm-test"], check=False)
 

@@ -132,9 +132,8 @@ def test_another_jobs_pods_may_save_before_this_job_begins(job: Make) -> None:
     other = pods.state / "heartbeat-earlier-worker-0.json"
     other.write_text(json.dumps({"step": 5, "used_bytes": 1, "limit_bytes": 4}))
     pods.start()
-    pods.until_said(0, "threads for each")
+    pods.until_said(0, f"waiting until another job has left {pods.out}: earlier-worker-0")
     os.utime(other)
-    pods.until_said(0, "waiting for another job to leave")
     assert "round 1 begins" not in pods.said(0)
     assert pods.finish() == {0: 0}
 

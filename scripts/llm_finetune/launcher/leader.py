@@ -155,10 +155,11 @@ class Leader:
                 log.warning("going on with %d of %d workers: %s", count, crew.wanted, self._here())
                 return None
             if waited >= crew.patience_seconds:
+                minutes = crew.patience_seconds / 60
                 return Ending(
                     GroupError.exit_code,
-                    f"{count} of {crew.wanted} workers came within {waited / 60:g} min: {self._here()}; at "
-                    f"least {crew.least} must. Are the others' pods running (kubectl get pods)?",
+                    f"{count} of {crew.wanted} workers came within {minutes:g} min: {self._here()}; "
+                    f"at least {crew.least} must. Are the others' pods running (kubectl get pods)?",
                 )
             if waited - said > NEWS_SECONDS:
                 said = waited

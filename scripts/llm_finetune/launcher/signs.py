@@ -62,19 +62,19 @@ class Signs:
         """
         began = changed = time.monotonic()
         seen = self._renewed(job)
+        if seen:
+            log.info("waiting until another job has left %s: %s", self._folder.parent, " and ".join(seen))
         while seen and time.monotonic() - changed < SILENT_SECONDS:
             now = time.monotonic()
-            pods = " and ".join(seen)
             if now - began > patience_seconds:
                 raise GroupError(
                     f"distributed.train.outputDir: {self._folder.parent} is another job's, which still runs: "
-                    f"{pods}; wait for its end, delete it, or name another folder"
+                    f"{' and '.join(seen)}; wait for its end, delete it, or name another folder"
                 )
             time.sleep(1.0)
             before, seen = seen, self._renewed(job)
             if seen != before:
                 changed = time.monotonic()
-                log.info("waiting for another job to leave %s: %s", self._folder.parent, pods)
         for pod in seen:
             self.forget(pod)
 
