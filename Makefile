@@ -17,7 +17,7 @@ DEMO := demo/out
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
-	@echo "make demo-files  the demo's model and records in $(DEMO)/files, for a cluster"
+	@echo "make demo-files  the demo's model and records in $(DEMO)/demo, for a cluster"
 	@echo "make test        lint, type checks and tests"
 	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
@@ -47,9 +47,9 @@ demo-files: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/python demo/make_files.py $(DEMO)
 	$(LLM_FINETUNE) run -f demo/pretrain_values.yaml
-	mkdir $(DEMO)/files
-	cp -r $(DEMO)/base $(DEMO)/train.jsonl $(DEMO)/heldout.jsonl $(DEMO)/files
-	@echo "$(DEMO)/files: copy it to the volume as NOTES.txt of the release says, or use it from here"
+	mkdir $(DEMO)/demo
+	cp -r $(DEMO)/base $(DEMO)/train.jsonl $(DEMO)/heldout.jsonl $(DEMO)/demo
+	@echo "$(DEMO)/demo: what demo_values.yaml reads; copy it to the volume as the release's notes say, from $(DEMO)"
 
 test: lint typecheck
 	$(BIN)/pytest
