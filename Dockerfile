@@ -2,10 +2,11 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
-# tcmalloc and Intel's OpenMP, where the chart's envVars.ldPreload looks for them whatever versions the packages have.
+# g++ compiles the training step's kernels for the processor they run on. tcmalloc and Intel's OpenMP stand where the
+# chart's envVars.ldPreload looks for them, whatever versions the packages have.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgoogle-perftools4 \
+    && apt-get install --yes --no-install-recommends g++ libc6-dev libgoogle-perftools4 \
     && rm -rf /var/lib/apt/lists/* \
     && lib=/usr/lib/x86_64-linux-gnu \
     && { test -e "$lib/libtcmalloc.so.4.5.9" || ln -s libtcmalloc.so.4 "$lib/libtcmalloc.so.4.5.9"; }

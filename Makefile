@@ -13,13 +13,14 @@ INSTALLED := $(VENV)/.installed-$(STACK)
 LLM_FINETUNE := $(BIN)/llm-finetune
 DEMO := demo/out
 
-.PHONY: help install demo demo-files test faults lint typecheck generate lock clean
+.PHONY: help install demo demo-files test faults cluster-test lint typecheck generate lock clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
 	@echo "make demo-files  the demo's model and records in $(DEMO)/demo, for a cluster"
 	@echo "make test        lint, type checks and tests"
 	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
+	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
 	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
 	@echo "make lock        pin the newest versions that fit"
@@ -65,6 +66,10 @@ lint: $(INSTALLED)
 
 typecheck: $(INSTALLED)
 	$(BIN)/mypy
+
+# On the cluster that the kubeconfig names, with VALUES=FILE for its image and storage; else on the test cluster.
+cluster-test: $(INSTALLED)
+	$(BIN)/pytest -m cluster tests/cluster -v --durations=10 --timeout=600 --override-ini=timeout_func_only=true
 
 generate: $(INSTALLED)
 	$(BIN)/python -m llm_finetune.settings.generate
