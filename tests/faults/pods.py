@@ -13,11 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tally import TALLY
 
 from llm_finetune.settings import load
 
@@ -65,6 +68,7 @@ class Pods:
         self.arguments: list[str] = []
         self._least, self._restarts = least, restarts
         self._pods: dict[int, Pod] = {}
+        self._faults: Counter[str] = Counter()
         self.settings_file = folder / "settings.json"
         folder.mkdir(parents=True, exist_ok=True)
         self.settings_file.write_text(json.dumps({"distributed": _merged(self.out, settings)}))
@@ -120,6 +124,17 @@ class Pods:
         """SIGKILL for the rank of a worker, as the kernel's out-of-memory killer does it."""
         for rank in self.children_of(self[number].process.pid):
             os.kill(rank, signal.SIGKILL)
+        self._count("a rank of a group killed")
+
+    def kill(self, number: int) -> None:
+        """SIGKILL for a pod's launcher, and with it for its ranks."""
+        self[number].process.kill()
+        self._count("a pod of a group killed")
+
+    def drain(self, number: int) -> None:
+        """SIGTERM for a pod, as a drained node sends it."""
+        self[number].process.terminate()
+        self._count("a pod of a group drained")
 
     def until(self, met: Callable[[], bool], what: str, operating: bool = False) -> None:
         """Waits until the condition is met."""
@@ -148,7 +163,15 @@ class Pods:
             return all(pod.ended() is not None for pod in self._pods.values())
 
         self.until(lambda: not (operating and self._operate()) and all_ended(), "the end of all pods")
-        return {number: pod.ended() or 0 for number, pod in self._pods.items()}
+        codes = {number: pod.ended() or 0 for number, pod in self._pods.items()}
+        if not any(codes.values()):
+            TALLY.resumed.update(self._faults)
+            self._faults.clear()
+        return codes
+
+    def _count(self, fault: str) -> None:
+        TALLY.made[fault] += 1
+        self._faults[fault] += 1
 
     def _operate(self) -> bool:
         """Starts again what is worth it; whether there was something."""

@@ -57,7 +57,7 @@ def test_more_failures_than_allowed_end_the_job_over_all_pods(
     pods = job(restarts=2, waitForLostMinutes=3)
     pods.start()
     pods.until_step(4)
-    pods[0].process.kill()
+    pods.kill(0)
     assert pods.finish() == {0: 6, 1: 6}
     assert "gave up after 2 restarts (elasticPolicy.maxRestarts)" in pods.last_words(1)
     assert "ended by SIGKILL" in pods.last_words(1)
@@ -71,7 +71,7 @@ def test_a_drained_pod_leaves_in_order_and_costs_no_restart(job: Make, number: i
     pods = job(waitForLostMinutes=3, restarts=1)
     pods.start()
     pods.until_step(random.randint(3, 20))
-    pods[number].process.terminate()
+    pods.drain(number)
     assert pods.finish() == {0: 0, 1: 0}
     assert pods[number].codes == [TOLD]
     assert "stopped by SIGTERM" in pods.said(number)

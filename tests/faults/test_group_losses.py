@@ -40,7 +40,7 @@ def test_a_killed_pod_is_waited_for(job: Make, number: int) -> None:
     pods = job(waitForLostMinutes=3)
     pods.start()
     pods.until_step(random.randint(3, 20))
-    pods[number].process.kill()
+    pods.kill(number)
     assert pods.finish() == {0: 0, 1: 0}
     assert pods[number].codes == [KILLED]
     assert pods[1 - number].codes == []
@@ -58,7 +58,7 @@ def test_a_pod_killed_for_memory_is_named_in_the_next_round(job: Make) -> None:
     heartbeat = pods.state / "heartbeat-localhost-1.json"
     pods.until(heartbeat.exists, "a heartbeat")
     heartbeat.write_text(json.dumps({"step": 5, "used_bytes": 3_900_000_000, "limit_bytes": 4_000_000_000}))
-    pods[1].process.kill()
+    pods.kill(1)
     assert pods.finish() == {0: 0, 1: 0}
     assert "localhost-1: gone" in pods.said(0)
     assert "after step 5, with 3.9 of 4.0 GB of memory; it was probably killed for memory" in pods.said(0)
@@ -71,7 +71,7 @@ def test_without_a_lost_worker_the_others_go_on_and_take_it_back(
     pods = job(3)
     pods.start()
     pods.until_step(3)
-    pods[2].process.kill()
+    pods.kill(2)
     pods.until_said(0, "going on with 2 of 3 workers")
     pods.until_said(0, "with 2\n")
     pods.start(2)

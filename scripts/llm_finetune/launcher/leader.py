@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from llm_finetune.distributed.line import Line
-from llm_finetune.errors import GroupError, RestartsError
+from llm_finetune.errors import GroupError, RestartsError, UserError
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.judgement import cause_of, is_done
 from llm_finetune.launcher.round import Round
@@ -99,7 +99,7 @@ class Leader:
     def _lead(self) -> None:
         try:
             verdict = self._judge_rounds()
-        except GroupError as error:
+        except UserError as error:
             verdict = Ending(error.exit_code, str(error))
         except Exception as error:  # the workers wait for a word
             log.exception("the leader failed")
@@ -195,9 +195,8 @@ class Leader:
                 endings[min(came_back)] = Ending(GroupError.exit_code, f"{back} came", asked=True)
             failed = any(ending.exit_code for ending in endings.values())
             if failed and settled is None:
-                settled = (
-                    time.monotonic() + SETTLE_SECONDS
-                )  # most ranks leave by themselves, with better words
+                # Most ranks leave by themselves meanwhile, with better words.
+                settled = time.monotonic() + SETTLE_SECONDS
             if settled is not None and time.monotonic() > settled:
                 settled = float("inf")
                 self._tell(set(running), {"stop": cause_of(endings).message})
@@ -259,9 +258,12 @@ class Leader:
 
 
 def _listening(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise GroupError(f"the leader cannot listen at port {port}: {error.strerror}") from error
 
 
 def _free_port() -> int:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
+from llm_finetune.launcher.volume import writing
+
 OUT, ERR = "out", "err"
 
 
@@ -28,7 +30,8 @@ class RankLogs(LogsSpecs):
         return str(self._folder)
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._ranks = {local: int(env["RANK"]) for local, env in envs.items()}
         outs, errs = ({local: str(self._file(local, end)) for local in envs} for end in (OUT, ERR))
         failures = {local: str(self._folder / f"rank-{rank}.json") for local, rank in self._ranks.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm_finetune.launcher.ending import Ending
+from llm_finetune.launcher.volume import writing
 from llm_finetune.report.results import read_json, write_json
 
 
@@ -49,11 +50,11 @@ class Tally:
         self._write(running=False, over=True)
 
     def _write(self, **more: object) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "job": self._job,
             "number": self._begun_at + self.number,
             "begun_at": self._begun_at,
             "failures": self.failures,
         }
-        write_json(self._file, {**content, **more})
+        with writing(self._file):
+            write_json(self._file, {**content, **more})

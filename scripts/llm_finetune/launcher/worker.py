@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_finetune.distributed import available_cores, share
-from llm_finetune.errors import OutputError, SettingsError, UserError
+from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.launcher import preload
 from llm_finetune.launcher.arrival import Copying, await_all, awaited_on
 from llm_finetune.launcher.ending import Ending
@@ -23,6 +23,7 @@ from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
+from llm_finetune.launcher.volume import writing
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Settings, load_merged
 
@@ -71,30 +72,23 @@ def _work(options: Options) -> Ending:
     settings = load_merged(options.settings_file).settings
     configure(settings.log_level, rank=0)
     place = Place.from_environment(options.wait_for_workers)
-    check(settings, options)
-    patience = settings.wait_for_peers_minutes * 60
+    _check(settings, options)
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
     signs = Signs(Path(settings.train.output_dir) / STATE)
     leader = _leader(settings, options, place, digest, signs) if place.leads else None
-    member = Member(place.name, place.endpoint, digest, patience)
+    member = Member(place.name, place.endpoint, digest, settings.wait_for_peers_minutes * 60)
     preload.drop_missing()
-    cores = available_cores()
-    threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, settings.processes_per_worker)))
-    log.info(
-        "%s: %d cores, %s threads for each of %d processes",
-        place.name,
-        cores,
-        threads,
-        settings.processes_per_worker,
-    )
-    copying = Copying(options.data_pod, options.namespace)
+    cores, processes = available_cores(), settings.processes_per_worker
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, processes)))
+    log.info("%s: %d cores, %s threads for each of %d processes", place.name, cores, threads, processes)
+    wanted, copying = awaited_on(options.volume, settings), Copying(options.data_pod, options.namespace)
     try:
-        await_all(awaited_on(options.volume, settings), options.wait_for_data_minutes, copying)
+        await_all(wanted, options.wait_for_data_minutes, copying)
+        while isinstance(word := member.next(), Round):
+            _take_part(word, member, signs, settings, options)
     except UserError as error:
         member.report(Ending(error.exit_code, "\n".join(error.problems)))
         raise
-    while isinstance(word := member.next(), Round):
-        _take_part(word, member, signs, settings, options)
     if leader is not None:
         leader.wait()
     return word
@@ -134,7 +128,7 @@ def was_killed(number: int) -> None:
     leave_to_kubernetes(Ending(128 + number, f"the launcher was ended by {name}{hint}"))
 
 
-def check(settings: Settings, options: Options) -> None:
+def _check(settings: Settings, options: Options) -> None:
     """What can be known before anything heavy loads and before a peer is asked."""
     from llm_finetune.start import check_machine
 
@@ -145,14 +139,9 @@ def check(settings: Settings, options: Options) -> None:
             f"distributed.script: there is no file {settings.script} in this image; "
             "use the project's image, or name the script that yours has"
         )
-    output = Path(settings.train.output_dir)
-    try:
-        (output / STATE).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"distributed.train.outputDir: {output} cannot be written ({error.strerror}); is the volume "
-            "mounted at storage.pvcMountPath, and may this user write it (securityContext)?"
-        ) from error
+    state = Path(settings.train.output_dir) / STATE
+    with writing(state):
+        state.mkdir(parents=True, exist_ok=True)
 
 
 def _leader(settings: Settings, options: Options, place: Place, digest: str, signs: Signs) -> Leader:
