@@ -32,7 +32,7 @@ FULL = {
     "resources": {"cpuLimit": 2, "memoryLimit": "4Gi", "nodeSelectorLabel": "a/b", "nodeSelectorValue": True},
     "elasticPolicy": {"rdzvBackend": "etcd-v2", "rdzvHost": "etcd", "waitForWorkers": 2},
     "extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
-    "extraVolumes": [{"name": "lake", "nfs": {"server": "s", "path": "/"}}],
+    "extraVolumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],
     "extraVolumeMounts": [{"name": "lake", "mountPath": "/lake", "readOnly": True}],
     "queueName": "q",
     "schedulingPolicy": {"minAvailable": 4, "minResources": {"cpu": "4"}, "scheduleTimeoutSeconds": 60},
