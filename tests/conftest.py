@@ -13,6 +13,14 @@ from warm import Warm
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_process() -> Iterator[None]:
+    """A job run in this process must not start it again with another allocator: the tests would end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm_finetune.distributed.allocator.start_again_with", lambda variables: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real records and a real pretrained model, where they stand beside the checkout."""
