@@ -73,8 +73,9 @@ def test_an_adapter_brings_its_base(adapter: Path, model_folder: Path) -> None:
 
     loaded = load_folder(adapter)
     assert (loaded.kind, loaded.end_ids, loaded.model.training) == ("adapter", {2}, False)
-    assert torch.equal(logits(loaded.model), logits(AutoPeftModelForCausalLM.from_pretrained(adapter)))
-    assert not torch.equal(logits(loaded.model), logits(load_folder(model_folder).model))
+    expected = logits(AutoPeftModelForCausalLM.from_pretrained(adapter))
+    torch.testing.assert_close(logits(loaded.model), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits(loaded.model), logits(load_folder(model_folder).model), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,10 @@ def test_adapters_of_all_kinds(model_folder: Path, tmp_path: Path, config: dict[
 
     make_adapter(model_folder, tmp_path, **config)
     expected = logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path))
-    assert torch.equal(logits(load_folder(tmp_path).model), expected)
+    loaded = load_folder(tmp_path).model
+    torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-5)
+    # Worked into the weights: it answers by the same layers as its base.
+    assert not [name for name, _ in loaded.named_parameters() if "lora" in name]
 
 
 def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter: Path) -> None:

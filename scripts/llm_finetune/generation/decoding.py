@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model.native.step import NativeStep, native_step
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,10 @@ class _Reader:
         self._model = model
         self._cache: Any = None
         self._length = 0
+        self._step: NativeStep | None = None
         width = max(map(len, prompts), default=0)
         padding = [width - len(prompt) for prompt in prompts]
+        self._padding, self._capacity = padding, width + steps
         self._prompts = torch.tensor(
             [[0] * gap + list(prompt) for gap, prompt in zip(padding, prompts, strict=True)],
             device=model.device,
@@ -138,14 +141,24 @@ class _Reader:
     def read_prompts(self) -> torch.Tensor:
         """What `read` returns, for the prompts; the output head runs on their last position alone."""
         with _head_on_the_last_position(self._model):
-            return self.read(self._prompts)
+            logits = self._read(self._prompts)
+        if self._length < self._capacity - 1:
+            self._step = native_step(
+                self._model, self._cache, self._padding, length=self._length, capacity=self._capacity
+            )
+        if self._step:
+            self._cache = None
+        return logits
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits in fp32 for the token that follows, shape (prompts, vocabulary).
 
         Args:
-            ids: the next tokens of each prompt, shape (prompts, tokens).
+            ids: the next token of each prompt, shape (prompts, 1).
         """
+        return self._step.read(ids) if self._step else self._read(ids)
+
+    def _read(self, ids: torch.Tensor) -> torch.Tensor:
         start, self._length = self._length, self._length + ids.shape[1]
         padded = {}
         if self._mask is not None:

@@ -128,6 +128,22 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     return tuned
 
 
+def load_merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel | PeftModel:
+    """The model with the adapter of a folder worked into its weights; kinds that have no weights for that
+    (prompts, for example) stay beside it.
+
+    Raises:
+        ModelError: as `load_adapter`.
+    """
+    from peft import LoraConfig
+
+    tuned = load_adapter(model, folder)
+    if not isinstance(tuned.peft_config["default"], LoraConfig):
+        return tuned
+    merged: PreTrainedModel = tuned.merge_and_unload()
+    return merged
+
+
 def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None:
     """Writes the base model as the user named it into the adapter, which so loads by itself elsewhere.
 

@@ -111,6 +111,28 @@ class QuantizedWeight:
         return weights[:, : self.in_features].to(dtype)
 
 
+@torch.no_grad()
+def rounded_to_8_bits(weight: torch.Tensor, group: int = 128) -> QuantizedWeight:
+    """The nearest codes of 8 bits, in groups around zero.
+
+    Args:
+        weight: shape (out, in).
+    """
+    scheme = Scheme(8, group, symmetric=True)
+    rows, columns = weight.shape
+    groups = scheme.groups_in(columns)
+    codes, scales = torch.empty(rows, columns, dtype=torch.uint8), torch.empty(rows, groups)
+    # A few rows at a time: a large vocabulary's head in fp32 would take more memory than the model.
+    for first in range(0, rows, 4096):
+        some = slice(first, first + 4096)
+        padded = pad(weight[some].float(), (0, groups * scheme.group_in(columns) - columns))
+        parts = padded.view(len(padded), groups, -1)
+        steps = (parts.abs().amax(2, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        codes[some] = (parts.div(steps).round_() + scheme.middle).view_as(padded)[:, :columns].to(torch.uint8)
+        scales[some] = steps.squeeze(2)
+    return QuantizedWeight.from_codes(scheme, codes, scales, None)
+
+
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes of `bits` bits, uint8, shape (rows, columns), in about columns * bits / 8 bytes a row.
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import linear
 
 from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.model.native.linear import NativeLinear, fits
 
 INT4_GROUPS = (256, 128, 64, 32)
 # Weights that are unpacked at once: what of them is between memory and the product stays in the cache.
@@ -143,14 +144,16 @@ class UnpackedLinear(torch.nn.Linear):
 
 def quantized_linear(
     weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype
-) -> QuantizedLinear | UnpackedLinear:
+) -> NativeLinear | QuantizedLinear | UnpackedLinear:
     """The fastest layer that holds these weights exactly.
 
     Args:
         dtype: of the model; also of `bias`.
     """
+    if dtype == torch.bfloat16 and fits(weight):
+        return NativeLinear(weight, bias)
     rows, columns = weight.codes.shape[0], weight.in_features
-    # Other shapes they refuse, or, in 8 bits, read past the end of.
+    # Other shapes torch's kernels refuse, or, in 8 bits, read past the end of.
     if rows % 16 == 0 and columns % 32 == 0:
         if int4_group(weight.scheme, columns):
             return Int4Linear(weight, bias)
@@ -173,7 +176,11 @@ def fits_int8(scheme: Scheme, in_features: int) -> bool:
 
 def kernels_of(model: torch.nn.Module) -> str:
     """What runs the quantized layers: "torch int4", or "torch int4 (20 layers), unpacked (4 layers)"."""
-    layers = (module for module in model.modules() if isinstance(module, QuantizedLinear | UnpackedLinear))
+    layers = (
+        module
+        for module in model.modules()
+        if isinstance(module, NativeLinear | QuantizedLinear | UnpackedLinear)
+    )
     counts = Counter(layer.kernel for layer in layers)
     if len(counts) <= 1:
         return "".join(counts)

@@ -20,8 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from llm_finetune.distributed.cores import has_bf16
 from llm_finetune.errors import ModelError
 from llm_finetune.model import base
-from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.model.codes import QuantizedWeight, Scheme, rounded_to_8_bits
 from llm_finetune.model.kernels import quantized_linear
+from llm_finetune.model.native.linear import NativeLinear, fits
 from llm_finetune.model.stored import StoredWeights
 
 DESCRIPTION = "quantization.json"
@@ -104,7 +105,22 @@ def load_quantized(
             raise ModelError(f"{folder}: the weight {name} is not in its files: the folder is not whole")
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
+    _pack_head(model)
     return model.requires_grad_(False).eval()
+
+
+def _pack_head(model: PreTrainedModel) -> None:
+    """The output head in 8 bits, in memory only, where kernels of our own run it.
+
+    It is not quantized in the folder, but read whole for every token: in bf16 a fourth of all that a 4-bit
+    model of 0.7 billion parameters reads. The perplexity is that of the model as it is loaded.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.dtype != torch.bfloat16:
+        return
+    weight = rounded_to_8_bits(head.weight)
+    if fits(weight):
+        model.set_output_embeddings(NativeLinear(weight, head.bias))
 
 
 def features(linear: torch.nn.Linear | Conv1D) -> tuple[int, int]:

@@ -1,0 +1,28 @@
+"""This project's decode loop.     python ours.py FOLDER PROMPT_TOKENS NEW_TOKENS"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from turns import prompt, take_turns
+
+from llm_finetune.generation.decoding import decode
+from llm_finetune.model.quantized import DESCRIPTION, load_quantized
+
+folder, prompt_tokens, new_tokens = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+
+def load() -> Callable[[], Iterator[object]]:
+    from llm_finetune.model.base import load_weights
+
+    if (folder / DESCRIPTION).is_file():
+        model = load_quantized(folder)
+    else:
+        model = load_weights(folder, torch.bfloat16, trust_remote_code=False).eval()
+    return lambda: decode(model, [prompt(prompt_tokens)], max_new_tokens=new_tokens)
+
+
+take_turns(load, {"torch": torch.__version__})

@@ -1,0 +1,102 @@
+"""C and C++ of our own as a library in this process: compiled by the machine's compiler once, then kept."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+COMPILERS = {".c": ("cc", "gcc"), ".cpp": ("c++", "g++")}
+ALWAYS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+SECONDS = 120
+
+
+class NotCompiledError(Exception):
+    """Why there is no library here."""
+
+
+def compiled(sources: Sequence[Path], flags: Sequence[str], headers: Sequence[Path] = ()) -> ctypes.CDLL:
+    """The library made of these files.
+
+    It is kept in the user's cache, under a name that its sources, flags, OpenMP runtime and processor decide.
+    Its threads are those of torch.
+
+    Args:
+        flags: beside those that are always given.
+
+    Raises:
+        NotCompiledError: there is no compiler, or it fails.
+    """
+    openmp = _openmp()
+    content = [*ALWAYS, *flags, str(openmp), *sorted(processor_features())]
+    content += [file.read_text() for file in (*sources, *headers)]
+    name = f"{sources[0].parent.name}-{hashlib.sha256(chr(0).join(content).encode()).hexdigest()[:16]}.so"
+    try:
+        kept = _cache() / name
+        if not kept.is_file():
+            _compile(sources, flags, openmp, kept)
+        return ctypes.CDLL(str(kept))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
+        raise NotCompiledError(str(said).strip()) from error
+
+
+def processor_features() -> set[str]:
+    """As the kernel names them; empty on processors of which it names none."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, features = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(features.split())
+    return set()
+
+
+def _compile(sources: Sequence[Path], flags: Sequence[str], openmp: Path, kept: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=kept.parent) as aside:
+        objects = [f"{aside}/{source.stem}.o" for source in sources]
+        for source, target in zip(sources, objects, strict=True):
+            _run(_compiler(source), *ALWAYS, *flags, "-c", str(source), "-o", target)
+        # Without -fopenmp, which would link the compiler's own runtime: its threads would fight with torch's.
+        linked = f"{aside}/library.so"
+        _run(_compiler(sources[0]), "-shared", *objects, str(openmp), "-lm", "-o", linked)
+        os.replace(linked, kept)  # another process may have been as fast: both are the same
+
+
+def _compiler(source: Path) -> str:
+    names = COMPILERS[source.suffix]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise NotCompiledError(f"no compiler; install {names[-1]}")
+    return found
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+
+
+def _openmp() -> Path:
+    """The OpenMP runtime that torch has loaded into this process."""
+    torch.get_num_threads()
+    mapped = re.findall(r"/\S*/lib[gi]?omp5?[^/\s]*\.so\S*", Path("/proc/self/maps").read_text())
+    if not mapped:
+        raise NotCompiledError("torch brought no OpenMP runtime")
+    return Path(mapped[0])
+
+
+def _cache() -> Path:
+    """A folder of the user's own: what lies in it is run."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-finetune" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass  # a home that is not there, or is read-only
+    return Path(tempfile.mkdtemp(prefix="llm-finetune-"))
