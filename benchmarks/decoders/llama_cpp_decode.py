@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import llama_cpp
 import numpy as np
-from turns import prompt, take_turns
+from turns import Decode, prompt, take_turns
 
 file, prompt_tokens, new_tokens, threads = sys.argv[1], *map(int, sys.argv[2:5])
 
 
-def load() -> Callable[[], Iterator[object]]:
+def load() -> tuple[Decode, dict[str, object]]:
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
     assert model, f"{file} could not be loaded"
@@ -33,7 +33,7 @@ def load() -> Callable[[], Iterator[object]]:
             ids = [int(logits.argmax())]
             yield ids
 
-    return decode
+    return decode, {}
 
 
-take_turns(load, {"llama-cpp-python": llama_cpp.__version__})
+take_turns(load, llama_cpp_python=llama_cpp.__version__)

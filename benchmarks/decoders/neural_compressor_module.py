@@ -6,16 +6,16 @@ In fp32, since it fails on a bf16 model; its cache is transformers'.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import torch
-from turns import prompt, take_turns
+from turns import Decode, prompt, take_turns
 
 folder, prompt_tokens, new_tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 
-def load() -> Callable[[], Iterator[object]]:
+def load() -> tuple[Decode, dict[str, object]]:
     from neural_compressor.torch.quantization import RTNConfig, convert, prepare
     from transformers import AutoModelForCausalLM
 
@@ -31,7 +31,7 @@ def load() -> Callable[[], Iterator[object]]:
             ids, past = output.logits[:, -1].argmax(1, keepdim=True), output.past_key_values
             yield ids
 
-    return decode
+    return decode, {}
 
 
-take_turns(load, {"neural-compressor": version("neural-compressor-pt")})
+take_turns(load, neural_compressor=version("neural-compressor-pt"))

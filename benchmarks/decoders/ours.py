@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from turns import prompt, take_turns
+from turns import Decode, prompt, take_turns
 
 from llm_finetune.generation.decoding import decode
+from llm_finetune.model.base import load_weights
 from llm_finetune.model.quantized import DESCRIPTION, load_quantized
+from llm_finetune.stages.benchmark_instance import weight_bytes_per_token
 
 folder, prompt_tokens, new_tokens = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
 
-def load() -> Callable[[], Iterator[object]]:
-    from llm_finetune.model.base import load_weights
-
+def load() -> tuple[Decode, dict[str, object]]:
     if (folder / DESCRIPTION).is_file():
         model = load_quantized(folder)
     else:
         model = load_weights(folder, torch.bfloat16, trust_remote_code=False).eval()
-    return lambda: decode(model, [prompt(prompt_tokens)], max_new_tokens=new_tokens)
+    said: dict[str, object] = {"weight_bytes_per_token": weight_bytes_per_token(model)}
+    return lambda: decode(model, [prompt(prompt_tokens)], max_new_tokens=new_tokens), said
 
 
-take_turns(load, {"torch": torch.__version__})
+take_turns(load, torch=torch.__version__)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import Queue
 from threading import Thread
 from typing import Any
 
 import torch
 import transformers
-from turns import prompt, take_turns
+from turns import Decode, prompt, take_turns
 
 folder, prompt_tokens, new_tokens, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 
@@ -29,7 +29,7 @@ class Streamer:
         self.queue.put(None)
 
 
-def load() -> Callable[[], Iterator[object]]:
+def load() -> tuple[Decode, dict[str, object]]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     ids = torch.tensor([prompt(prompt_tokens)])
     options: dict[str, Any] = {
@@ -52,7 +52,7 @@ def load() -> Callable[[], Iterator[object]]:
     if cache == "static":
         model.forward = torch.compile(model.forward)  # type: ignore[method-assign]
         list(decode())  # compiles
-    return decode
+    return decode, {}
 
 
-take_turns(load, {"transformers": transformers.__version__, "torch": torch.__version__})
+take_turns(load, transformers=transformers.__version__, torch=torch.__version__)

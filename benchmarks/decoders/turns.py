@@ -18,15 +18,19 @@ def prompt(length: int, vocabulary: int = 32000) -> list[int]:
     return [(7919 * position) % vocabulary for position in range(1, length + 1)]
 
 
-def take_turns(load: Callable[[], Callable[[], Iterator[object]]], versions: dict[str, str]) -> None:
+Decode = Callable[[], Iterator[object]]
+
+
+def take_turns(load: Callable[[], tuple[Decode, dict[str, object]]], **versions: str) -> None:
     """Tells by a line of JSON when the model is there, then what each turn took, one for a line of input.
 
     Args:
-        load: the model; it returns what begins an answer, whose first token reads the prompt.
+        load: the model; it returns what begins an answer, whose first token reads the prompt, and what is to
+            be told of the model.
     """
     started = time.perf_counter()
-    decode = load()
-    _say({"load_seconds": time.perf_counter() - started, "versions": versions})
+    decode, said = load()
+    _say({"load_seconds": time.perf_counter() - started, "versions": versions, **said})
     for _ in sys.stdin:
         started = time.perf_counter()
         tokens = decode()

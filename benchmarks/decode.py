@@ -1,0 +1,158 @@
+"""How fast one answer is decoded, against what else decodes on a CPU.
+
+python benchmarks/decode.py --llama-cpp ENVIRONMENT/bin/python [--models FOLDER] [--rounds 5]
+
+Models by config with random weights, the same for all. Batch 1, a prompt of 64 tokens, 128 new ones.
+ENVIRONMENT has llama-cpp-python, built from its source package, and gguf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from side_by_side import Answer, Program, bars, in_turns, machine, markdown, write
+
+HERE = Path(__file__).parent
+PROMPT, NEW = 64, 128
+
+
+def layers(count: int, heads: int, key_heads: int) -> dict[str, int]:
+    return {"num_hidden_layers": count, "num_attention_heads": heads, "num_key_value_heads": key_heads}
+
+
+MODELS: dict[str, dict[str, int]] = {
+    "130m": {"hidden_size": 768, "intermediate_size": 2048, **layers(12, 12, 12)},
+    "0.7b": {"hidden_size": 1536, "intermediate_size": 4096, **layers(22, 24, 24)},
+    "0.7b-gqa": {"hidden_size": 1536, "intermediate_size": 4608, **layers(22, 24, 8)},
+}
+OURS, PEER = "ours, 4 bit", "llama.cpp, Q4_0"
+COLUMNS = {
+    "name": "",
+    "rate": "tokens/s",
+    "range": "least - most",
+    "share": "of the bandwidth",
+    "ratio": "ours, 4 bit, is faster by",
+    "first": "prompt (ms)",
+    "load": "loaded in (s)",
+    "memory": "peak memory (GB)",
+}
+
+
+def main() -> None:
+    options = _options()
+    results: Answer = {"machine": machine(), "prompt_tokens": PROMPT, "new_tokens": NEW, "models": {}}
+    pictured: list[tuple[str, float]] = []
+    for name in options.model or MODELS:
+        folder = options.models / name
+        make(folder, MODELS[name], options.llama_cpp)
+        if options.only_make:
+            continue
+        found = in_turns(programs(name, folder, options.llama_cpp), options.rounds)
+        results["models"][name] = found
+        print(f"\n### {name}\n\n{markdown(_rows(found), COLUMNS)}\n", flush=True)
+        pictured += [(f"{name}: {row['name']}", row["tokens_per_second"]) for row in found]
+    if not options.only_make:
+        title = f"Decoding, batch 1, on {results['machine']['cores']} cores (tokens a second)"
+        write(options.out, "decode", results, bars(title, pictured, ""))
+
+
+def programs(name: str, folder: Path, llama_cpp: str) -> list[Program]:
+    """All decoders of a model; of the grouped-query variant the two that matter."""
+    sizes = [str(PROMPT), str(NEW)]
+
+    def here(file: str, *arguments: str) -> list[str]:
+        return [sys.executable, str(HERE / "decoders" / file), *arguments]
+
+    def llama(file: str) -> list[str]:
+        program = str(HERE / "decoders" / "llama_cpp_decode.py")
+        return [llama_cpp, program, str(folder / file), *sizes, str(machine()["cores"])]
+
+    ours = Program(OURS, here("ours.py", str(folder / "quantized"), *sizes))
+    peer = Program(PEER, llama("q4_0.gguf"))
+    if name.endswith("gqa"):
+        return [ours, peer]
+    generate = [str(folder), *sizes]
+    return [
+        ours,
+        peer,
+        Program("ours, bf16", here("ours.py", str(folder), *sizes)),
+        Program("llama.cpp, bf16", llama("bf16.gguf")),
+        Program("transformers, bf16", here("transformers_generate.py", *generate, "dynamic")),
+        Program("transformers, bf16, compiled", here("transformers_generate.py", *generate, "static")),
+        Program("neural-compressor's module, 4 bit, fp32", here("neural_compressor_module.py", *generate), 1),
+    ]
+
+
+def make(folder: Path, sizes: dict[str, int], llama_cpp: str) -> None:
+    """The model with random weights, quantized by rounding (4 bits, groups of 32), and as GGUF."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from llm_finetune.model.merging import TunedModel
+    from llm_finetune.settings import QuantizeSettings
+    from llm_finetune.stages.quantize import quantize
+
+    if (folder / "q4_0.gguf").is_file():
+        return
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=32000, max_position_embeddings=2048, dtype="bfloat16", **sizes)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    settings = QuantizeSettings.model_validate(
+        {
+            "peftModelDir": None,
+            "outputDir": str(folder / "quantized"),
+            "woqAlgo": "RTN",
+            "woqBits": 4,
+            "woqGroupSize": 32,
+            "woqScheme": "sym",
+            "calibrationSamples": 1,
+        }
+    )
+    quantize(TunedModel(folder), settings, texts=[])
+    program = HERE / "decoders" / "write_gguf.py"
+    subprocess.run([llama_cpp, str(program), str(folder)], check=True, capture_output=True)
+
+
+def _rows(found: list[Answer]) -> list[Answer]:
+    ours = next(row["tokens_per_second"] for row in found if row["name"] == OURS)
+    rows = []
+    for row in found:
+        rate = row["tokens_per_second"]
+        least, most = row["least_and_most"]["tokens_per_second"]
+        read = row.get("weight_bytes_per_token")
+        rows.append(
+            {
+                "name": row["name"],
+                "rate": f"{rate:.1f}",
+                "range": f"{least:.1f} - {most:.1f}",
+                "share": f"{read * rate / row['bandwidth']:.2f}" if read else "",
+                "ratio": f"{ours / rate:.2f}",
+                "first": f"{row['first_token_seconds'] * 1000:.0f}",
+                "load": f"{row['load_seconds']:.1f}",
+                "memory": f"{row['peak_memory_bytes'] / 1e9:.2f}",
+            }
+        )
+    return rows
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--llama-cpp", required=True, help="python of the environment with llama-cpp-python")
+    parser.add_argument(
+        "--models", type=Path, default=Path("benchmarks/models"), help="where models are made"
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", action="append", choices=MODELS)
+    parser.add_argument("--only-make", action="store_true", help="make the models, and measure nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
