@@ -46,6 +46,7 @@ def main() -> None:
     options = _options()
     results: Answer = {"machine": machine(), "prompt_tokens": PROMPT, "new_tokens": NEW, "models": {}}
     pictured: list[tuple[str, float]] = []
+    tables: list[str] = []
     for name in options.model or MODELS:
         folder = options.models / name
         make(folder, MODELS[name], options.llama_cpp)
@@ -53,11 +54,12 @@ def main() -> None:
             continue
         found = in_turns(programs(name, folder, options.llama_cpp), options.rounds)
         results["models"][name] = found
-        print(f"\n### {name}\n\n{markdown(_rows(found), COLUMNS)}\n", flush=True)
+        tables.append(f"#### {name}\n\n{markdown(_rows(found), COLUMNS)}\n")
+        print(tables[-1], flush=True)
         pictured += [(f"{name}: {row['name']}", row["tokens_per_second"]) for row in found]
     if not options.only_make:
         title = f"Decoding, batch 1, on {results['machine']['cores']} cores (tokens a second)"
-        write(options.out, "decode", results, bars(title, pictured, ""))
+        write(options.out, "decode", results, "\n".join(tables), bars(title, pictured, ""))
 
 
 def programs(name: str, folder: Path, llama_cpp: str) -> list[Program]:

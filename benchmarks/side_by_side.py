@@ -77,10 +77,11 @@ def markdown(rows: Sequence[Answer], columns: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path, name: str, results: Answer, picture: str) -> None:
-    """NAME.json and NAME.svg."""
+def write(folder: Path, name: str, results: Answer, table: str, picture: str) -> None:
+    """NAME.json, NAME.md and NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / f"{name}.md").write_text(table + "\n")
     (folder / f"{name}.svg").write_text(picture)
 
 

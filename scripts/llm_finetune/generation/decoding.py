@@ -99,7 +99,7 @@ def _steps(
     while any(rooms):
         logits = reader.read_prompts() if next_ids is None else reader.read(next_ids)
         next_ids = _choose(logits, sampling, generator)
-        log_probs = logits.gather(1, next_ids).squeeze(1) - logits.logsumexp(1)
+        log_probs = logits.log_softmax(1).gather(1, next_ids).squeeze(1)
         step: list[Token | None] = []
         for row, (token, log_prob) in enumerate(
             zip(next_ids.squeeze(1).tolist(), log_probs.tolist(), strict=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from llm_finetune.model.fast.head import LabelHead
 from llm_finetune.model.kernels import UnpackedLinear
 from llm_finetune.model.native.library import Layer, Matrix, Model, library
 from llm_finetune.model.native.linear import NativeLinear, plain_matrix, pointer
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 # Their angles depend on how long the text is by now.
 CHANGING_ROTATION = ("dynamic", "longrope")
+# By their own classes: what else derives from Linear may make its weight at each call.
+PLAIN = (torch.nn.Linear, UnpackedLinear, LabelHead)
 # Beyond, a step is arithmetic more than reading.
 MOST_PROMPTS = 32
 
@@ -168,7 +171,6 @@ def _kind(linear: Any) -> tuple[int, int, bool] | None:
     """Layers of one kind can share what is known of their inputs."""
     if isinstance(linear, NativeLinear):
         return linear.bits, linear.group, linear.zeros is None
-    is_plain = type(linear) in (torch.nn.Linear, UnpackedLinear)
-    if not is_plain or linear.weight.dtype != torch.bfloat16 or not linear.weight.is_contiguous():
+    if type(linear) not in PLAIN or linear.weight.dtype != torch.bfloat16 or not linear.weight.is_contiguous():
         return None
     return 16, 0, True
