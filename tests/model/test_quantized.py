@@ -11,9 +11,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model import kernels
 from llm_finetune.model.codes import Scheme, pack, unpack
 from llm_finetune.model.kernels import kernels_of, quantized_linear
 from llm_finetune.model.merging import TunedModel
+from llm_finetune.model.native.linear import NativeLinear, fits
 from llm_finetune.model.quantized import load_quantized
 from llm_finetune.quantization.nearest import round_to_nearest
 from llm_finetune.settings import load
@@ -38,9 +40,12 @@ SCHEMES = [
 @pytest.mark.parametrize(("bits", "symmetric"), SCHEMES)
 @pytest.mark.parametrize("group", [-1, 32, 48, 64, 128])
 @pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize("own_kernels", [True, False])
 def test_a_layer_is_the_product_with_its_dequantized_weight(
-    bits: int, group: int, symmetric: bool, rows: int
+    bits: int, group: int, symmetric: bool, rows: int, own_kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not own_kernels:
+        monkeypatch.setattr(kernels, "fits", lambda _: False)
     generator = torch.Generator().manual_seed(bits)
     matrix = torch.randn(48, 192, generator=generator)
     inputs = torch.randn(rows, 192, generator=generator).bfloat16()
@@ -68,17 +73,28 @@ def test_a_layer_is_the_product_with_its_dequantized_weight(
         (8, -1, True, (48, 172), "unpacked"),
     ],
 )
-def test_a_kernel_runs_what_it_can_hold(
-    bits: int, group: int, symmetric: bool, shape: tuple[int, int], kernel: str
+def test_a_kernel_of_torchs_runs_what_it_can_hold(
+    bits: int,
+    group: int,
+    symmetric: bool,
+    shape: tuple[int, int],
+    kernel: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(kernels, "fits", lambda _: False)
     weight = round_to_nearest(torch.randn(shape), Scheme(bits, group, symmetric))
     assert kernels_of(quantized_linear(weight, None, torch.bfloat16)) == kernel
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [3, 4, 8])
-def test_a_view_into_another_tensor_gives_the_same(bits: int, symmetric: bool) -> None:
+@pytest.mark.parametrize("own_kernels", [True, False])
+def test_a_view_into_another_tensor_gives_the_same(
+    bits: int, symmetric: bool, own_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernels read whole vectors from addresses that they take to be even ones."""
+    if not own_kernels:
+        monkeypatch.setattr(kernels, "fits", lambda _: False)
     layer = quantized_linear(
         round_to_nearest(torch.randn(32, 64), Scheme(bits, -1, symmetric)), None, torch.bfloat16
     )
@@ -92,6 +108,23 @@ def test_a_row_that_ends_in_a_part_of_a_group_is_whole() -> None:
     weight = round_to_nearest(matrix, Scheme(8, 32, False)).dequantize(torch.float32)
     assert weight.shape == matrix.shape
     assert (weight - matrix).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("group", [-1, 24, 128])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_kernels_of_our_own_round_nothing_but_the_inputs(group: int, symmetric: bool) -> None:
+    """Shapes that fill neither a block of rows nor a vector of columns."""
+    generator = torch.Generator().manual_seed(1)
+    for bits in (2, 4, 5, 8):
+        matrix = torch.randn(21, 77, generator=generator)
+        weight = round_to_nearest(matrix, Scheme(bits, group, symmetric))
+        if not fits(weight):
+            pytest.skip("no kernels of our own here")
+        for rows in (1, 2, 5, 8, 15):
+            inputs = torch.randn(rows, 77, generator=generator).bfloat16().float()
+            expected = inputs @ weight.dequantize(torch.float32).T
+            found = NativeLinear(weight, None)(inputs)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("bits", "closer"), [(2, 4), (4, 8)])

@@ -1,4 +1,4 @@
-"""Linear layers over quantized weights, by torch's own kernels for the CPU.
+"""Linear layers over quantized weights: by kernels of our own (native/) where those run, else by torch's.
 
 At one or a few rows a product costs what it takes to read the weights, and codes are smaller than bf16. At
 many rows it costs arithmetic, at which bf16's matrix product is better: then the weights are unpacked for
@@ -6,7 +6,7 @@ that one call.
 
 torch's kernels know two formats: 4 bits in groups of 32, 64, 128 or 256 with a scale and an offset each; and
 8 bits with a scale for each row. They hold others exactly too: fewer bits, and groups made of theirs. They
-are written for bf16 inputs; in fp32 they fall back to plain loops.
+are written for bf16 inputs; in fp32 they fall back to plain loops. In 4 bits they take twice as long as ours.
 """
 
 from __future__ import annotations

@@ -171,6 +171,10 @@ def _kind(linear: Any) -> tuple[int, int, bool] | None:
     """Layers of one kind can share what is known of their inputs."""
     if isinstance(linear, NativeLinear):
         return linear.bits, linear.group, linear.zeros is None
-    if type(linear) not in PLAIN or linear.weight.dtype != torch.bfloat16 or not linear.weight.is_contiguous():
+    if (
+        type(linear) not in PLAIN
+        or linear.weight.dtype != torch.bfloat16
+        or not linear.weight.is_contiguous()
+    ):
         return None
     return 16, 0, True
