@@ -42,6 +42,11 @@ class Moment:
     what: Literal["dies", "hangs", "waits"] = "dies"
 
 
+def in_step(number: int, what: Literal["dies", "hangs", "waits"] = "dies") -> Moment:
+    """In the middle of a step, counted from 1: at the beginning of its backward pass."""
+    return Moment("step", (number - 1) * 2 * len(EVENTS["step"]) + 3, what)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended.
@@ -205,7 +210,8 @@ def _owner(path: str) -> Any:
     return getattr(owner, name) if name else owner
 
 
-# Where a process can be hit: in a step, at any change it makes to the disk, in a collective.
+# Where a process can be hit, before each and after it: in a step, at any change it makes to the disk, in a
+# collective.
 EVENTS: dict[str, list[tuple[str, str]]] = {
     "step": [
         ("llm_finetune.stages.train:RowTrainer", "compute_loss"),

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,10 @@ import pytest
 from command import assignments
 from llm_finetune.checkpoints import folders
 from plain import PLAIN
-from warm import Moment, Warm, ended, signalled
+from warm import Moment, Warm, ended, in_step, signalled
 
-# Of each step: the loss's, the backward pass's and the optimizer's begin and end.
-EVENTS_OF_A_STEP = 6
-IN_THE_BACKWARD_PASS_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 3, "hangs")
-IN_THE_OPTIMIZER_OF_STEP_6 = Moment("step", 5 * EVENTS_OF_A_STEP + 5)
+IN_THE_BACKWARD_PASS_OF_STEP_6 = in_step(6, "hangs")
+IN_THE_OPTIMIZER_OF_STEP_6 = replace(in_step(6), number=in_step(6).number + 2)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nodes import Node
 from pods import Pods
 
 from stand_in_ccl import write_stand_in
@@ -90,20 +91,20 @@ def test_fewer_than_the_least_are_waited_for_and_then_it_is_said(job: Make) -> N
 
 
 def test_a_link_that_is_cut_is_noticed_within_a_minute(
-    namespaces: Callable[[int], list[str]], job: Make, monkeypatch: pytest.MonkeyPatch
+    nodes: list[Node], job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEPS", "100000")
     pods = job(2, waitForLostMinutes=0.05)
-    pods.host = "10.77.0.1"
-    for number, name in enumerate(namespaces(2)):
-        pods.start(number, prefix=["ip", "netns", "exec", name])
+    pods.host = nodes[0].address
+    for number, node in enumerate(nodes):
+        pods.start(number, prefix=node.prefix)
     pods.until_step(3)
     began = time.monotonic()
-    assert os.system("ip link set llm-test-1 down") == 0
+    nodes[1].cut()
     pods.until_said(1, "is gone")
     pods.until_said(0, "going on with 1 of 2 workers")
     assert time.monotonic() - began < 60  # the bound is what the issue promises, far above what it takes
-    assert os.system("ip link set llm-test-1 up") == 0
+    nodes[1].join()
     pods.until_said(0, "10.77.0.1-1 came")
     assert pods[1].codes == []
 

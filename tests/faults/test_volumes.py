@@ -13,7 +13,7 @@ from tally import TALLY
 from command import assignments
 from llm_finetune.checkpoints import folders
 from plain import PLAIN
-from warm import Moment, Warm, ended, go_on, reached
+from warm import Moment, Warm, ended, go_on, in_step, reached
 
 MEGABYTES = 50
 
@@ -50,7 +50,7 @@ def fill(volume: Path) -> None:
     free = subprocess.run(
         ["df", "--output=avail", "-B1", str(volume)], check=True, capture_output=True, text=True
     )
-    (volume / "others").write_bytes(b"0" * (int(free.stdout.split()[1]) - 300_000))
+    (volume / "others").write_bytes(b"0" * (int(free.stdout.split()[1]) - 8192))
 
 
 def empty(volume: Path) -> None:
@@ -83,7 +83,7 @@ def test_one_clear_error_and_the_last_good_checkpoint_stays(
     volume: Path,
 ) -> None:
     # The weights are the first file of a checkpoint, the optimizer's the second.
-    moment = Moment("saving", 3, "waits") if when == "in the middle of it" else Moment("step", 80, "waits")
+    moment = Moment("saving", 3, "waits") if when == "in the middle of it" else in_step(6, "waits")
     process, file = warm.start(options, moment)
     reached(process, file)
     break_(volume)

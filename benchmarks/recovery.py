@@ -1,0 +1,188 @@
+"""From a kill to the next training step, and the steps lost by it: this project, and the plain Trainer.
+
+    python benchmarks/recovery.py [--kills 5] [--work FOLDER]
+
+All train the same small model on the same records, with a checkpoint every ten steps, and are killed in
+step 18. A single process is started again at once by the same command; a rank of two is started again by
+what stands above it: `llm-finetune worker`, or torchrun. A step is lost when it has to be made twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from side_by_side import Answer, bars, machine, markdown, write
+
+from llm_finetune.settings import load
+
+SAVE_STEPS, KILL_AT, STEPS = 10, 17, 40
+MADE = re.compile(rb"step (\d+)/")
+PATIENCE_SECONDS = 300
+HERE = Path(__file__).parent
+OURS, PEER, PEERS_AGENT = "llm-finetune", "transformers' Trainer", "the same, under torchrun"
+COLUMNS = {
+    "fault": "",
+    "name": "",
+    "seconds": "to the next step (s)",
+    "range": "least - most",
+    "lost": "steps lost",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something that happens to a training.
+
+    Attributes:
+        rank: the one of the command's children that it happens to; None: the command's process itself.
+    """
+
+    fault: str
+    name: str
+    command: Sequence[str]
+    number: signal.Signals
+    rank: int | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=5, help="of each kind")
+    parser.add_argument("--work", type=Path, help="folder for models, records and logs")
+    options = parser.parse_args()
+    work = options.work or Path(tempfile.mkdtemp(prefix="recovery-"))
+    rows: list[Answer] = []
+    for case in cases(work):
+        found = [one_kill(case, work) for _ in range(options.kills)]
+        rows.append(_row(case, found))
+        print(f"{case.fault}: {case.name}: {rows[-1]['seconds']} s, {rows[-1]['lost']} steps", flush=True)
+    results = {"machine": machine(), "save_steps": SAVE_STEPS, "killed_in_step": KILL_AT + 1, "rows": rows}
+    table = markdown(rows, COLUMNS)
+    pictured = [(f"{row['fault']}: {row['name']}", row["seconds"]) for row in rows]
+    picture = bars("From a fault to the next training step", pictured, "s")
+    write(HERE / "results", "recovery", results, table, picture)
+    print(table)
+
+
+def cases(work: Path) -> list[Case]:
+    """What is measured; `out` in the folder is where all of them write."""
+    model, records = _made(work / "files")
+    one, two = (_settings(work, model, records, processes) for processes in (1, 2))
+    ours = [sys.executable, "-m", "llm_finetune.cli", "run", "--settings", str(one)]
+    worker = [sys.executable, "-m", "llm_finetune.cli", "worker", "--settings", str(two)]
+    program = [str(HERE / "plain_trainer.py"), str(model), str(records), str(work / "out")]
+    plain = [sys.executable, *program]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
+    killed, told, lost = "the process is killed", "the process is told to stop", "one of two ranks is killed"
+    return [
+        Case(killed, OURS, ours, signal.SIGKILL),
+        Case(killed, PEER, plain, signal.SIGKILL),
+        Case(told, OURS, ours, signal.SIGTERM),
+        Case(told, PEER, plain, signal.SIGTERM),
+        Case(lost, OURS, [*worker, "--volume", str(work)], signal.SIGKILL, rank=1),
+        Case(lost, PEERS_AGENT, [*agent, *program], signal.SIGKILL, rank=1),
+    ]
+
+
+def one_kill(case: Case, work: Path) -> tuple[float, int]:
+    """Seconds from the fault to the end of the next step, and the steps lost."""
+    shutil.rmtree(work / "out", ignore_errors=True)
+    log = work / "log.txt"
+    log.write_bytes(b"")
+    process = _start(case.command, log)
+    _steps_after(log, 0, KILL_AT)
+    began = time.perf_counter()
+    os.kill(process.pid if case.rank is None else _child(process.pid, case.rank), case.number)
+    if case.rank is None:
+        process.wait()
+    else:
+        time.sleep(0.3)  # the other rank may be in the middle of saying that a step is done
+    before = log.stat().st_size
+    if case.rank is None:
+        process = _start(case.command, log)
+    next_step = _steps_after(log, before, 1)[0]
+    seconds = time.perf_counter() - began
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    last = max(int(step) for step in MADE.findall(log.read_bytes()[:before]))
+    return seconds, last + 1 - next_step
+
+
+def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """In a process group of its own; what it says goes to the end of the log."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PET_MAX_RESTARTS": "3", "POD_NAME": "localhost"}
+    with log.open("ab") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+
+
+def _steps_after(log: Path, position: int, count: int) -> list[int]:
+    """Waits for that many steps behind a place in the log."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        made = [int(step) for step in MADE.findall(log.read_bytes()[position:])]
+        if len(made) >= count:
+            return made
+        time.sleep(0.005)
+    raise SystemExit(f"no step within {PATIENCE_SECONDS} s; see {log}")
+
+
+def _child(agent: int, rank: int) -> int:
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return int(children[rank])
+
+
+def _row(case: Case, found: Sequence[tuple[float, int]]) -> Answer:
+    seconds, lost = [one for one, _ in found], [steps for _, steps in found]
+    return {
+        "fault": case.fault,
+        "name": case.name,
+        "seconds": round(statistics.median(seconds), 1),
+        "range": f"{min(seconds):.1f} - {max(seconds):.1f}",
+        "lost": statistics.median_low(lost),
+    }
+
+
+def _made(files: Path) -> tuple[Path, Path]:
+    """The model and the records that all train on."""
+    if not files.is_dir():
+        subprocess.run([sys.executable, HERE.parent / "demo" / "make_files.py", files], check=True)
+    return files / "untrained", files / "train.jsonl"
+
+
+def _settings(work: Path, model: Path, records: Path, processes: int) -> Path:
+    """A settings file, as the chart mounts it, that asks for what plain_trainer.py does."""
+    tree = load([]).settings.to_values()
+    tree |= {"modelNameOrPath": str(model), "doEval": False, "processesPerWorker": processes}
+    tree["script"] = str(HERE.parent / "scripts" / "finetune.py")
+    tree["train"] |= {
+        "datasetName": None,
+        "dataFile": str(records),
+        "outputDir": str(work / "out"),
+        "maxSteps": STEPS,
+        "saveStrategy": "steps",
+        "saveSteps": SAVE_STEPS,
+        "perDeviceBatchSize": 4,
+        "maxSeqLength": 128,
+        "bf16": False,
+        "ddpBackend": "gloo",
+        "reportTo": None,
+    }
+    file = work / f"settings-{processes}.json"
+    file.write_text(json.dumps({"distributed": tree}))
+    return file
+
+
+if __name__ == "__main__":
+    main()
