@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
 
 from llm_finetune import signals
-from llm_finetune.distributed import (
-    Ranks,
-    allocator,
-    available_cores,
-    check_backend,
-    has_bf16,
-    heartbeat,
-    launched,
-    share,
-)
-from llm_finetune.errors import SettingsError
+from llm_finetune.distributed import Ranks, allocator, available_cores, heartbeat, launched, share
 from llm_finetune.launcher import launch
 from llm_finetune.launcher.tether import tie_to_launcher
-from llm_finetune.model import extension
+from llm_finetune.machine import check_machine, machine_warnings
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Loaded, Settings
 
@@ -63,35 +52,6 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     # Read by the math libraries when they are loaded, so before torch is.
     os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))
     return _run(settings, ranks, fresh)
-
-
-def check_machine(settings: Settings, processes: int) -> None:
-    """Raises SettingsError where this machine lacks what the settings name.
-
-    Args:
-        processes: ranks in all.
-    """
-    check_backend(settings.train.ddp_backend, processes)
-    for package in settings.train.report_to or ():
-        if importlib.util.find_spec(package) is None:
-            raise SettingsError(
-                f"distributed.train.reportTo: {package} is not installed here; "
-                f"run `pip install {package}`, or take it out"
-            )
-    if settings.train.bf16 is True and not has_bf16():
-        raise SettingsError(
-            "distributed.train.bf16: found true, but this processor has no bfloat16 (avx512_bf16, amx_bf16); "
-            "write auto or false"
-        )
-
-
-def machine_warnings(settings: Settings) -> list[str]:
-    """Settings that have no effect on this machine, a line each."""
-    if settings.train.use_ipex and not extension.is_installed():
-        return [
-            "distributed.train.useIpex: the Intel extension is not installed; torch's own kernels are used"
-        ]
-    return []
 
 
 def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import CHATML, byte_level, write_json
+from made_up import CHATML, Prepare, byte_level, write_json
 from transformers import PreTrainedTokenizerFast
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
@@ -21,9 +21,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def chat_tokenizer() -> PreTrainedTokenizerFast:
     return byte_level(eos="<|im_end|>", template=CHATML)
-
-
-Prepare = Callable[..., Prepared]
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from made_up import byte_level, instructions
+from made_up import Prepare, byte_level, instructions
 
-from conftest import Prepare
 from llm_finetune.data.asking import Asking
 from llm_finetune.data.prepared import Segment
 from llm_finetune.data.records import Instruction, Messages, Record, Text, Turn

@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from made_up import byte_level, instructions, trained_text, whole_text, write_json
+from made_up import Prepare, byte_level, instructions, trained_text, whole_text, write_json
 
-from conftest import Prepare
 from llm_finetune.data import Columns, PreparePlan, Source, Split, open_prepared, prepare
 from llm_finetune.errors import DataError
 

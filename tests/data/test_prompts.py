@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from made_up import CHATML, byte_level, instructions, trained_text, whole_text
+from made_up import CHATML, Prepare, byte_level, instructions, trained_text, whole_text
 
-from conftest import Prepare
 from llm_finetune.errors import DataError, ModelError
 
 CONVERSATION = {

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import instructions, whole_text, write_json
+from made_up import Prepare, instructions, whole_text, write_json
 
-from conftest import Prepare
 from llm_finetune.data import Prepared, Source
 from llm_finetune.errors import DataError
 

@@ -5,7 +5,7 @@ from llm_finetune.data.prepare import prepare
 from llm_finetune.data.prepared import Prepared, Row, Segment, Split, open_prepared
 from llm_finetune.data.preview import Preview, preview
 from llm_finetune.data.records import Columns
-from llm_finetune.data.sources import Source
+from llm_finetune.data.source import Source
 
 __all__ = [
     "Columns",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llm_finetune.data.source import Source
 from llm_finetune.errors import DataError
-
-if TYPE_CHECKING:
-    from llm_finetune.data.sources import Source
 
 _PROBE_SECONDS = 10
 _TOKEN = "secret.encodedToken in the cluster, HF_TOKEN elsewhere"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llm_finetune.data.fitting import TooLong
 from llm_finetune.data.prompts import PromptFormat
 from llm_finetune.data.records import Columns, DataType
-from llm_finetune.data.sources import Source
+from llm_finetune.data.source import Source
 
 
 @dataclass(frozen=True)

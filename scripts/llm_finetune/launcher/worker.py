@@ -24,6 +24,7 @@ from llm_finetune.launcher.signals import SignalledError, raised_signals
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 from llm_finetune.launcher.volume import writing
+from llm_finetune.machine import check_machine
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Settings, load_merged
 
@@ -130,8 +131,6 @@ def was_killed(number: int) -> None:
 
 def _check(settings: Settings, options: Options) -> None:
     """What can be known before anything heavy loads and before a peer is asked."""
-    from llm_finetune.start import check_machine
-
     check_machine(settings, options.wait_for_workers * settings.processes_per_worker)
     check_written(settings, options.volume)
     if not Path(settings.script).is_file():

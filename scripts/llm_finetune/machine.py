@@ -1,0 +1,39 @@
+"""What the settings ask of the machine that a job runs on, and whether it is there."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from llm_finetune.distributed import check_backend, has_bf16
+from llm_finetune.errors import SettingsError
+from llm_finetune.model import extension
+from llm_finetune.settings import Settings
+
+
+def check_machine(settings: Settings, processes: int) -> None:
+    """Raises SettingsError where this machine lacks what the settings name.
+
+    Args:
+        processes: ranks in all.
+    """
+    check_backend(settings.train.ddp_backend, processes)
+    for package in settings.train.report_to or ():
+        if importlib.util.find_spec(package) is None:
+            raise SettingsError(
+                f"distributed.train.reportTo: {package} is not installed here; "
+                f"run `pip install {package}`, or take it out"
+            )
+    if settings.train.bf16 is True and not has_bf16():
+        raise SettingsError(
+            "distributed.train.bf16: found true, but this processor has no bfloat16 (avx512_bf16, amx_bf16); "
+            "write auto or false"
+        )
+
+
+def machine_warnings(settings: Settings) -> list[str]:
+    """Settings that have no effect on this machine, a line each."""
+    if settings.train.use_ipex and not extension.is_installed():
+        return [
+            "distributed.train.useIpex: the Intel extension is not installed; torch's own kernels are used"
+        ]
+    return []
