@@ -13,7 +13,10 @@ INSTALLED := $(VENV)/.installed-$(STACK)
 LLM_FINETUNE := $(BIN)/llm-finetune
 DEMO := demo/out
 
-.PHONY: help install demo demo-files test faults cluster-test lint typecheck generate lock clean
+# Where the peers that `make benchmark` compares with are installed.
+PEERS ?= $(HOME)/.cache/llm-finetune/peers
+
+.PHONY: help install demo demo-files test faults cluster-test lint typecheck benchmark benchmark-peers generate lock clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
@@ -80,6 +83,21 @@ lock:
 	    --universal --python-version 3.11 --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --output-file requirements/$$stack.txt; \
 	done
+
+benchmark: $(INSTALLED) benchmark-peers
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/stages.py
+
+benchmark-peers: $(PEERS)/trl/bin/python $(PEERS)/llamafactory/bin/python
+
+$(PEERS)/trl/bin/python:
+	$(BIN)/uv venv --quiet $(PEERS)/trl
+	$(BIN)/uv pip install --python $@ --compile-bytecode torch==2.13.0 transformers==5.23.0 peft==0.21.2 \
+	  datasets==5.2.0 accelerate==1.15.0 trl==1.16.0
+
+$(PEERS)/llamafactory/bin/python:
+	$(BIN)/uv venv --quiet $(PEERS)/llamafactory
+	$(BIN)/uv pip install --python $@ --compile-bytecode llamafactory==0.9.5
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist

@@ -1,0 +1,121 @@
+"""What all sides train: a model by its config with random weights, and the same records for each."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+WIKIDOC = Path(__file__).parents[2] / "shared/data/medical_meadow_wikidoc_patient_information.json"
+MODELS: dict[str, dict[str, int]] = {
+    "130m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+             "num_attention_heads": 12, "num_key_value_heads": 12},
+    "120m-grouped": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+                     "num_attention_heads": 12, "num_key_value_heads": 4},
+    "700m": {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 22,
+             "num_attention_heads": 24, "num_key_value_heads": 24},
+}  # fmt: skip
+VOCABULARY = 32_000
+
+
+def make(folder: Path, model: str, records: list[dict[str, str]]) -> dict[str, Any]:
+    """Writes model, records, their texts and their tokens into a folder; returns the facts about them."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "records.json").write_text(json.dumps(records))
+    tokenizer = _tokenizer(records)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        **MODELS[model],
+    )  # fmt: skip
+    network = transformers.LlamaForCausalLM(config)
+    network.bfloat16().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    texts = [_text(record) for record in records]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    lengths = []
+    with (folder / "tokens.jsonl").open("w") as file:
+        for text in texts:
+            prompt, answer = tokenizer([text["prompt"], text["completion"]], add_special_tokens=False)[
+                "input_ids"
+            ]
+            ids = [*prompt, *answer, 2][-512:]
+            labels = [*[-100] * len(prompt), *answer, 2][-512:]
+            file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
+            lengths.append(len(ids))
+    products = sum(p.numel() for name, p in network.named_parameters() if "proj" in name)
+    facts = {
+        "pad_id": 0, "products": products, "layers": config.num_hidden_layers, "width": config.hidden_size,
+        "head": VOCABULARY * config.hidden_size,
+        "mean_seen": sum(length**2 for length in lengths) / sum(lengths),
+    }  # fmt: skip
+    (folder / "facts.json").write_text(json.dumps(facts))
+    return facts
+
+
+def real_records(count: int) -> list[dict[str, str]]:
+    """Questions and answers of WikiDoc; where they are absent, made ones of the same lengths."""
+    if WIKIDOC.is_file():
+        return json.loads(WIKIDOC.read_text())[:count]
+    chance = random.Random(0)
+    return [
+        {"instruction": "Answer this question truthfully", "input": _words(chance, 9),
+         "output": _words(chance, int(chance.lognormvariate(3.9, 0.8)) + 1)}
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+def short_records_and_a_long_one(count: int) -> list[dict[str, str]]:
+    """Records of about 60 tokens, the prompt's opening among them, and in every hundred one of 4096."""
+    chance = random.Random(0)
+    return [
+        {"instruction": _words(chance, 3), "input": "",
+         "output": _words(chance, 4600 if number % 100 == 0 else chance.randint(5, 25))}
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def counted_operations(facts: dict[str, Any], tokens: float, labels: float, full: bool) -> float:
+    """Operations of a step that the result needs.
+
+    Forward 2 a weight of the matrix products and token, backward the same for activations, and once more for
+    trained weights; the head on labels alone; causal attention a record at half its square; nothing twice.
+    """
+    passes = 6 if full else 4
+    attention = 6 * facts["layers"] * facts["width"] * facts["mean_seen"]
+    return passes * (facts["products"] * tokens + facts["head"] * labels) + attention * tokens
+
+
+def _tokenizer(records: list[dict[str, str]]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator((_text(r)["prompt"] + r["output"] for r in records), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def _text(record: dict[str, str]) -> dict[str, str]:
+    given = f"\n\n### Input:\n{record['input']}" if record["input"] else ""
+    opening = "Below is an instruction that describes a task. Write a response that completes the request."
+    prompt = f"{opening}\n\n### Instruction:\n{record['instruction']}{given}\n\n### Response:\n"
+    return {"prompt": prompt, "completion": record["output"]}
+
+
+def _words(chance: random.Random, count: int) -> str:
+    return " ".join(
+        "".join(chance.choices("abcdefghijklmnoprstu", k=chance.randint(2, 8))) for _ in range(count)
+    )
