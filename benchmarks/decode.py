@@ -1,9 +1,9 @@
 """How fast one answer is decoded, against what else decodes on a CPU.
 
-python benchmarks/decode.py --llama-cpp ENVIRONMENT/bin/python [--models FOLDER] [--rounds 5]
+python benchmarks/decode.py [--model 0.7b] [--rounds 5]
 
 Models by config with random weights, the same for all. Batch 1, a prompt of 64 tokens, 128 new ones.
-ENVIRONMENT has llama-cpp-python, built from its source package, and gguf.
+llama.cpp lives in the environment that `make benchmark-peers` makes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from side_by_side import Answer, Program, bars, in_turns, machine, markdown, write
+from inputs import MODELS, VOCABULARY
+from peers import CACHE, peer
+from side_by_side import HERE, Program, in_turns
+from turns import Answer
 
-HERE = Path(__file__).parent
+from report import RESULTS, bars, machine, markdown, write
+
 PROMPT, NEW = 64, 128
+JUDGED = ("130m", "0.7b", "0.7b-gqa")
 
 
-def layers(count: int, heads: int, key_heads: int) -> dict[str, int]:
-    return {"num_hidden_layers": count, "num_attention_heads": heads, "num_key_value_heads": key_heads}
-
-
-MODELS: dict[str, dict[str, int]] = {
-    "130m": {"hidden_size": 768, "intermediate_size": 2048, **layers(12, 12, 12)},
-    "0.7b": {"hidden_size": 1536, "intermediate_size": 4096, **layers(22, 24, 24)},
-    "0.7b-gqa": {"hidden_size": 1536, "intermediate_size": 4608, **layers(22, 24, 8)},
-}
 OURS, PEER = "ours, 4 bit", "llama.cpp, Q4_0"
 COLUMNS = {
     "name": "",
@@ -47,19 +43,17 @@ def main() -> None:
     results: Answer = {"machine": machine(), "prompt_tokens": PROMPT, "new_tokens": NEW, "models": {}}
     pictured: list[tuple[str, float]] = []
     tables: list[str] = []
-    for name in options.model or MODELS:
-        folder = options.models / name
-        make(folder, MODELS[name], options.llama_cpp)
-        if options.only_make:
-            continue
-        found = in_turns(programs(name, folder, options.llama_cpp), options.rounds)
+    llama_cpp = peer("llama-cpp")
+    for name in options.model or JUDGED:
+        folder = CACHE / "benchmark" / name / "decode"
+        make(folder, MODELS[name], llama_cpp)
+        found = in_turns(programs(name, folder, llama_cpp), options.rounds, bandwidth=True)
         results["models"][name] = found
         tables.append(f"#### {name}\n\n{markdown(_rows(found), COLUMNS)}\n")
         print(tables[-1], flush=True)
         pictured += [(f"{name}: {row['name']}", row["tokens_per_second"]) for row in found]
-    if not options.only_make:
-        title = f"Decoding, batch 1, on {results['machine']['cores']} cores (tokens a second)"
-        write(options.out, "decode", results, "\n".join(tables), bars(title, pictured, ""))
+    title = f"Decoding, batch 1, on {results['machine']['cores']} cores (tokens a second)"
+    write(options.out, "decode", results, "\n".join(tables), bars(title, pictured, ""))
 
 
 def programs(name: str, folder: Path, llama_cpp: str) -> list[Program]:
@@ -101,7 +95,7 @@ def make(folder: Path, sizes: dict[str, int], llama_cpp: str) -> None:
     if (folder / "q4_0.gguf").is_file():
         return
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=32000, max_position_embeddings=2048, dtype="bfloat16", **sizes)
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=2048, dtype="bfloat16", **sizes)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     settings = QuantizeSettings.model_validate(
         {
@@ -145,14 +139,9 @@ def _options() -> Any:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--llama-cpp", required=True, help="python of the environment with llama-cpp-python")
-    parser.add_argument(
-        "--models", type=Path, default=Path("benchmarks/models"), help="where models are made"
-    )
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", action="append", choices=MODELS)
-    parser.add_argument("--only-make", action="store_true", help="make the models, and measure nothing")
     return parser.parse_args()
 
 

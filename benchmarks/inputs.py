@@ -4,27 +4,68 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 WIKIDOC = Path(__file__).parents[2] / "shared/data/medical_meadow_wikidoc_patient_information.json"
-MODELS: dict[str, dict[str, int]] = {
-    "130m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
-             "num_attention_heads": 12, "num_key_value_heads": 12},
-    "120m-grouped": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
-                     "num_attention_heads": 12, "num_key_value_heads": 4},
-    "700m": {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 22,
-             "num_attention_heads": 24, "num_key_value_heads": 24},
-}  # fmt: skip
 VOCABULARY = 32_000
+LENGTH = 512
 
 
-def make(folder: Path, model: str, records: list[dict[str, str]]) -> dict[str, Any]:
-    """Writes model, records, their texts and their tokens into a folder; returns the facts about them."""
+def layers(count: int, heads: int, key_heads: int) -> dict[str, int]:
+    return {"num_hidden_layers": count, "num_attention_heads": heads, "num_key_value_heads": key_heads}
+
+
+MODELS: dict[str, dict[str, int]] = {
+    "130m": {"hidden_size": 768, "intermediate_size": 2048, **layers(12, 12, 12)},
+    "120m-gqa": {"hidden_size": 768, "intermediate_size": 2048, **layers(12, 12, 4)},
+    "0.7b": {"hidden_size": 1536, "intermediate_size": 4096, **layers(22, 24, 24)},
+    "0.7b-gqa": {"hidden_size": 1536, "intermediate_size": 4608, **layers(22, 24, 8)},
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a step's operations are counted with.
+
+    Attributes:
+        products: parameters of the matrix products, without the head.
+        head: parameters of the head.
+        mean_seen: mean over tokens of their record's length.
+    """
+
+    products: int
+    head: int
+    layers: int
+    width: int
+    mean_seen: float
+
+    def operations(self, tokens: float, labels: float, *, full: bool) -> float:
+        """Operations of a step that the result needs.
+
+        Forward 2 a weight of the matrix products and token, backward the same for activations, and once more
+        for trained weights; the head on labels alone; causal attention a record at half its square, forward
+        once and backward twice; nothing that is computed again.
+        """
+        passes = 6 if full else 4
+        attention = 6 * self.layers * self.width * self.mean_seen
+        return passes * (self.products * tokens + self.head * labels) + attention * tokens
+
+
+def made(folder: Path, model: str, records: list[dict[str, str]], length: int = LENGTH) -> Facts:
+    """Writes model, records, their texts and their tokens into a folder, unless they are there."""
+    if not (folder / "facts.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = _make(folder, model, records, length)
+        (folder / "facts.json").write_text(json.dumps(asdict(facts)))
+    return Facts(**json.loads((folder / "facts.json").read_text()))
+
+
+def _make(folder: Path, model: str, records: list[dict[str, str]], length: int) -> Facts:
     import torch
     import transformers
 
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.json").write_text(json.dumps(records))
     tokenizer = _tokenizer(records)
     torch.manual_seed(0)
@@ -40,21 +81,19 @@ def make(folder: Path, model: str, records: list[dict[str, str]]) -> dict[str, A
     lengths = []
     with (folder / "tokens.jsonl").open("w") as file:
         for text in texts:
-            prompt, answer = tokenizer([text["prompt"], text["completion"]], add_special_tokens=False)[
-                "input_ids"
-            ]
-            ids = [*prompt, *answer, 2][-512:]
-            labels = [*[-100] * len(prompt), *answer, 2][-512:]
+            both = [text["prompt"], text["completion"]]
+            prompt, answer = tokenizer(both, add_special_tokens=False)["input_ids"]
+            ids = [*prompt, *answer, 2][:length]
+            labels = [*[-100] * len(prompt), *answer, 2][:length]
             file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
             lengths.append(len(ids))
-    products = sum(p.numel() for name, p in network.named_parameters() if "proj" in name)
-    facts = {
-        "pad_id": 0, "products": products, "layers": config.num_hidden_layers, "width": config.hidden_size,
-        "head": VOCABULARY * config.hidden_size,
-        "mean_seen": sum(length**2 for length in lengths) / sum(lengths),
-    }  # fmt: skip
-    (folder / "facts.json").write_text(json.dumps(facts))
-    return facts
+    return Facts(
+        products=sum(p.numel() for name, p in network.named_parameters() if "proj" in name),
+        head=VOCABULARY * config.hidden_size,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        mean_seen=sum(length**2 for length in lengths) / sum(lengths),
+    )
 
 
 def real_records(count: int) -> list[dict[str, str]]:
@@ -77,17 +116,6 @@ def short_records_and_a_long_one(count: int) -> list[dict[str, str]]:
          "output": _words(chance, 4600 if number % 100 == 0 else chance.randint(5, 25))}
         for number in range(count)
     ]  # fmt: skip
-
-
-def counted_operations(facts: dict[str, Any], tokens: float, labels: float, full: bool) -> float:
-    """Operations of a step that the result needs.
-
-    Forward 2 a weight of the matrix products and token, backward the same for activations, and once more for
-    trained weights; the head on labels alone; causal attention a record at half its square; nothing twice.
-    """
-    passes = 6 if full else 4
-    attention = 6 * facts["layers"] * facts["width"] * facts["mean_seen"]
-    return passes * (facts["products"] * tokens + facts["head"] * labels) + attention * tokens
 
 
 def _tokenizer(records: list[dict[str, str]]) -> Any:

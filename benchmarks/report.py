@@ -1,50 +1,59 @@
-"""A benchmark's figures as JSON, as a table in Markdown and as a picture, in benchmarks/results."""
+"""A benchmark's figures as a table in Markdown, as JSON and as a picture."""
 
 from __future__ import annotations
 
 import json
+import platform
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+
+from turns import Answer
+
+from llm_finetune.distributed import available_cores
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, rows: list[dict[str, Any]], runs: dict[str, Any]) -> None:
-    """Writes NAME.json with every run, NAME.md and NAME.svg."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({"rows": rows, "runs": runs}, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(table(rows) + "\n")
-    _picture(rows, RESULTS / f"{name}.svg")
+def machine() -> Answer:
+    """What the figures hold for."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return {"processor": model, "cores": available_cores(), "python": platform.python_version()}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| setup | useful tokens/s (spread) | share of GEMM peak | peak memory | start to first step | loss |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['name']} | {row['tokens_per_second']:,.0f} ({row['least']:,.0f}-{row['most']:,.0f}) "
-            f"| {row['share_of_peak']:.2f} | {row['peak_memory'] / 1e9:.1f} GB "
-            f"| {row['first_step_seconds']:.1f} s | {row['loss']:.3f} |"
-        )
+def markdown(rows: Sequence[Answer], columns: dict[str, str]) -> str:
+    """A table.
+
+    Args:
+        columns: header by the rows' key.
+    """
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _picture(rows: list[dict[str, Any]], file: Path) -> None:
-    """Bars of useful tokens a second, the project's own in blue."""
-    ordered = sorted(rows, key=lambda row: -row["tokens_per_second"])
-    most = ordered[0]["tokens_per_second"]
-    bars = []
-    for number, row in enumerate(ordered):
-        speed, y = row["tokens_per_second"], 26 * number
-        colour = "#2a6fdb" if row["name"].startswith("ours") else "#9aa0a6"
-        bars.append(
-            f'<text x="250" y="{y + 17}" text-anchor="end">{escape(row["name"])}</text>'
-            f'<rect x="258" y="{y + 4}" width="{400 * speed / most:.0f}" height="18" fill="{colour}"/>'
-            f'<text x="{264 + 400 * speed / most:.0f}" y="{y + 17}">{speed:,.0f}</text>'
-        )
-    size = f'width="720" height="{26 * len(ordered) + 4}"'
-    style = 'font-family="sans-serif" font-size="13" fill="#777"'
-    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(bars)}</svg>\n')
+def write(folder: Path, name: str, results: Answer, table: str, picture: str) -> None:
+    """NAME.json, NAME.md and NAME.svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / f"{name}.md").write_text(table + "\n")
+    (folder / f"{name}.svg").write_text(picture)
+
+
+def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
+    """A picture (SVG) with a bar for each value; what is ours in blue."""
+    most, height = max(value for _, value in values), 30 * len(values) + 50
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" font-family="sans-serif">',
+        f'<rect width="760" height="{height}" fill="white"/>',
+        f'<text x="10" y="26" font-size="16">{escape(title)}</text>',
+    ]
+    for number, (name, value) in enumerate(values):
+        y, width = 40 + 30 * number, 340 * value / most
+        colour = "#2f6f9f" if "ours" in name else "#a9a9a9"
+        parts.append(f'<text x="310" y="{y + 15}" font-size="13" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="320" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>')
+        said = f"{value:,.0f} {unit}"
+        parts.append(f'<text x="{325 + width:.1f}" y="{y + 15}" font-size="13">{escape(said)}</text>')
+    return "\n".join([*parts, "</svg>\n"])

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO
+
+from turns import Answer
 
 from llm_finetune.distributed import available_cores
 from llm_finetune.stages.memory_bandwidth import memory_bandwidth
 
-Answer = dict[str, Any]
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -29,103 +31,88 @@ class Program:
     """What is measured.
 
     Attributes:
-        command: it prints a line of "@" and JSON when it is ready, and one for each line that it is given.
+        command: it takes turns, as turns.py says.
         rounds: turns that it takes at most.
+        environment: variables beside those of this process.
     """
 
     name: str
     command: Sequence[str]
     rounds: int = 100
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def in_turns(programs: Sequence[Program], rounds: int) -> list[Answer]:
-    """For each program what it said, number by number as median, least and most over its turns.
+def in_turns(programs: Sequence[Program], rounds: int, *, bandwidth: bool = False) -> list[Answer]:
+    """For each program what it said: number by number as median, least and most, and turn by turn.
 
-    The memory's bandwidth, which the cores reach together, is measured right before and after each turn.
+    They get ready one after another, too.
+
+    Args:
+        bandwidth: measure the memory's, which the cores reach together, right before and after each turn.
     """
     cores = sorted(os.sched_getaffinity(0))[: available_cores()]
     turns: dict[str, list[Answer]] = {program.name: [] for program in programs}
+    ready: dict[str, Answer] = {}
     with ExitStack() as running:
-        started = [(program, running.enter_context(_started(program, len(cores)))) for program in programs]
-        ready = {program.name: _answer(program, process) for program, process in started}
+        started = []
+        for program in programs:
+            print(f"{program.name}: gets ready", file=sys.stderr, flush=True)
+            started.append(running.enter_context(_Running(program, len(cores))))
+            ready[program.name] = started[-1].answer()
         for number in range(rounds):
-            for program, process in started:
-                if number < program.rounds:
-                    before = memory_bandwidth(cores)
-                    _tell(process)
-                    answer = _answer(program, process)
-                    bandwidth = (before + memory_bandwidth(cores)) / 2
-                    turns[program.name].append({**answer, "bandwidth": bandwidth})
-    return [{"name": name, **ready[name], **_summary(turns[name])} for name in turns]
+            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            for process in started:
+                if number < process.program.rounds:
+                    before = memory_bandwidth(cores) if bandwidth else 0.0
+                    answer = process.turn()
+                    if bandwidth:
+                        answer["bandwidth"] = (before + memory_bandwidth(cores)) / 2
+                    turns[process.program.name].append(answer)
+    return [{"name": name, **ready[name], **_summary(turns[name]), "turns": turns[name]} for name in turns]
 
 
-def machine() -> Answer:
-    """What the figures hold for."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return {"processor": model, "cores": available_cores(), "python": platform.python_version()}
+class _Running:
+    """A program while it is measured; what it says beside its answers goes to a file."""
+
+    def __init__(self, program: Program, threads: int) -> None:
+        self.program = program
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed on exit
+        own = program.command[0] == sys.executable
+        path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH") if own else None])]
+        self.process = subprocess.Popen(
+            program.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env={
+                **os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
+                "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(path), **program.environment,
+            },
+        )  # fmt: skip
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Its input ends, and so does it."""
+        with self.process:
+            pass
+        self.log.close()
+
+    def turn(self) -> Answer:
+        _of(self.process.stdin).write("go\n")
+        _of(self.process.stdin).flush()
+        return self.answer()
+
+    def answer(self) -> Answer:
+        for line in _of(self.process.stdout):
+            if line.startswith("@{"):
+                answer: Answer = json.loads(line[1:])
+                return answer
+        self.log.seek(0)
+        raise SystemExit(f"{self.program.name}: exit code {self.process.wait()}\n{self.log.read()[-3000:]}")
 
 
-def markdown(rows: Sequence[Answer], columns: dict[str, str]) -> str:
-    """A table.
-
-    Args:
-        columns: header by the rows' key.
-    """
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def write(folder: Path, name: str, results: Answer, table: str, picture: str) -> None:
-    """NAME.json, NAME.md and NAME.svg."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
-    (folder / f"{name}.md").write_text(table + "\n")
-    (folder / f"{name}.svg").write_text(picture)
-
-
-def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
-    """A picture (SVG) with a bar for each value."""
-    most, height = max(value for _, value in values), 30 * len(values) + 50
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" font-family="sans-serif">',
-        f'<rect width="720" height="{height}" fill="white"/>',
-        f'<text x="10" y="26" font-size="16">{escape(title)}</text>',
-    ]
-    for number, (name, value) in enumerate(values):
-        y, width = 40 + 30 * number, 360 * value / most
-        parts.append(f'<text x="250" y="{y + 15}" font-size="13" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect x="260" y="{y}" width="{width:.1f}" height="20" fill="#2f6f9f"/>')
-        said = f"{value:.3g} {unit}"
-        parts.append(f'<text x="{265 + width:.1f}" y="{y + 15}" font-size="13">{escape(said)}</text>')
-    return "\n".join([*parts, "</svg>\n"])
-
-
-def _started(program: Program, threads: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        program.command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
-    )
-
-
-def _tell(process: subprocess.Popen[str]) -> None:
-    assert process.stdin
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-def _answer(program: Program, process: subprocess.Popen[str]) -> Answer:
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith("@"):
-            answer: Answer = json.loads(line[1:])
-            return answer
-    raise SystemExit(f"{program.name} ended with exit code {process.wait()}: {' '.join(program.command)}")
+def _of(pipe: IO[str] | None) -> IO[str]:
+    assert pipe
+    return pipe
 
 
 def _summary(turns: Sequence[Answer]) -> Answer:

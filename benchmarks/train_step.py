@@ -1,113 +1,177 @@
-"""Training steps side by side: python benchmarks/train_step.py [--rounds 2] [--steps 7] [--only NAME,NAME].
+"""How fast a training step is, against what else fine-tunes on a CPU.
 
-Each side runs in its own process and environment, the sides in turn, round after round, on an idle machine.
-Peers' environments are made by `make benchmark-peers`. tcmalloc is preloaded for peers where it is found; the
-project's own side starts as a user starts it.
+python benchmarks/train_step.py [--rounds 8] [--model 130m] [--group NAME]
+
+Each side is a process that trains the same model on the same records; they step in turns. Peers live in the
+environments that `make benchmark-peers` makes, with tcmalloc preloaded; ours starts as a user starts it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
+import shutil
 import sys
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import inputs
-import report
-from sides import SIDES
+from peers import CACHE, peer, tcmalloc
+from side_by_side import HERE, Program, in_turns
+from turns import Answer
 
-from llm_finetune.distributed import allocator
+from report import RESULTS, bars, machine, markdown, write
 
-HERE = Path(__file__).parent
-CACHE = Path.home() / ".cache/llm-finetune"
-WARM_UP = 2
-SHORT = "ours, short records and a long one"
+OFF = dict.fromkeys(("attention", "head", "layers", "adapters"), "off")
+COLUMNS = {
+    "name": "",
+    "rate": "useful tokens/s",
+    "range": "least - most",
+    "ratio": "ours is faster by",
+    "share": "of the GEMM peak",
+    "memory": "peak memory (GB)",
+    "first": "start to the end of the first step (s)",
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who trains, and how.
+
+    Attributes:
+        program: a file of trainers/.
+        environment: where its packages are; ours where it is empty.
+        changed: what it sets beside the recipe.
+        by_hand: tcmalloc is preloaded for it.
+    """
+
+    name: str
+    program: str
+    environment: str = ""
+    changed: dict[str, Any] = field(default_factory=dict)
+    by_hand: bool = True
+
+
+def trainer(name: str, *, by_hand: bool = True, **changed: Any) -> Side:
+    return Side(name, "plain_trainer.py", "trl", changed, by_hand)
+
+
+OURS = Side("ours", "ours.py")
+# Sides of one group are in memory together; its first one is what the others are compared with.
+GROUPS: dict[str, list[Side]] = {
+    "packed": [
+        OURS,
+        Side("LLaMA-Factory, neat packing, by hand", "llama_factory.py", "llamafactory",
+             {"neat_packing": True, "bf16": True, "disable_gradient_checkpointing": True,
+              "lora_dropout": 0.0}),
+        trainer("Trainer, bf16, grouped by length, by hand", old=False, data="grouped", rows=8),
+        Side("TRL, packing, by hand", "trl_trainer.py", "trl",
+             {"packing": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4,
+              "gradient_checkpointing": False, "model_init_kwargs": {"dtype": "bfloat16"}}),
+    ],
+    "old recipe": [
+        OURS,
+        Side("ours, speed off", "ours.py", changed={"speed": OFF}),
+        trainer("old recipe, blocks", old=True, data="blocks"),
+        trainer("old recipe, padded", old=True, data="padded", rows=8),
+        Side("TRL as installed", "trl_trainer.py", "trl", by_hand=False),
+    ],
+    "all weights": [
+        Side("ours, all weights", "ours.py", changed={"useLora": False}),
+        trainer("Trainer, bf16, blocks, all weights", old=False, data="blocks", full=True),
+        trainer("Trainer, fp32 + autocast, blocks, all weights", old=True, data="blocks", full=True),
+    ],
+    "short and long": [
+        Side("ours, short records and a long one", "ours.py",
+             changed={"perDeviceBatchSize": 1, "maxSeqLength": 4096}),
+    ],
+}  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument(
-        "--steps", type=int, default=7, help=f"of each run; the first {WARM_UP} are not counted"
-    )
-    parser.add_argument("--model", choices=inputs.MODELS, default="130m")
-    parser.add_argument("--only", default="", help="names of sides with commas between")
-    parser.add_argument("--name", default="train_step", help="of the files in benchmarks/results")
-    given = parser.parse_args()
-    names = [name for name in SIDES if not given.only or name in given.only.split(";")]
-    folder = CACHE / "benchmark" / given.model
-    facts = {name: _facts(folder, given.model, short=name == SHORT) for name in names}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number in range(given.rounds):
-        for name in names if number % 2 == 0 else names[::-1]:
-            print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
-            where = folder / ("short" if name == SHORT else "real")
-            if seen := _run(name, where, given.steps):
-                runs[name].append(_figures(seen, facts[name], full="all weights" in name))
-    rows = [_summary(name, runs[name]) for name in names if runs[name]]
-    report.write(given.name, rows, runs)
-    print(report.table(rows))
-
-
-def _facts(folder: Path, model: str, *, short: bool) -> dict[str, Any]:
-    where = folder / ("short" if short else "real")
-    if not (where / "facts.json").is_file():
+    options = _options()
+    results: Answer = {"machine": machine(), "model": options.model, "groups": {}}
+    tables, pictured = [], []
+    for name in options.group or GROUPS:
+        short = name == "short and long"
+        folder = CACHE / "benchmark" / options.model / ("short" if short else "real")
         records = inputs.short_records_and_a_long_one(2000) if short else inputs.real_records(5942)
-        inputs.make(where, model, records)
-    return json.loads((where / "facts.json").read_text())
+        facts = inputs.made(folder, options.model, records, 4096 if short else inputs.LENGTH)
+        found = measured(GROUPS[name], folder, facts, options.rounds)
+        results["groups"][name] = found
+        tables.append(f"#### {name}\n\n{markdown(_rows(found), COLUMNS)}\n")
+        print(tables[-1], flush=True)
+        pictured += [(row["name"], row["tokens_per_second"]) for row in found if _is_new(row, pictured)]
+    title = f"Training, {options.model}, on {results['machine']['cores']} cores (useful tokens a second)"
+    write(options.out, options.name, results, "\n".join(tables), bars(title, pictured, ""))
 
 
-def _run(name: str, folder: Path, steps: int) -> dict[str, Any] | None:
-    """One side's own words; None where it failed, which stands in its log."""
-    log = folder / f"{name.replace(' ', '-').replace(',', '')}.log"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": ""}
-    environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-    python = sys.executable
-    if name.startswith("ours"):
-        environment["PYTHONPATH"] = str(HERE.parent / "scripts")
-    else:
-        peer = "llamafactory" if name.startswith("LLaMA") else "trl"
-        python = str(CACHE / "peers" / peer / "bin/python")
-        kept = sorted((CACHE / "tcmalloc").glob("libtcmalloc_minimal.so.4"))
-        found = allocator.wanted("auto", environment).get("LD_PRELOAD") or next(map(str, kept), "")
-        environment["LD_PRELOAD"] = "" if "as installed" in name else found
-    command = [python, str(HERE / "sides.py"), name, str(folder), str(steps)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    log.write_text(result.stdout + result.stderr)
-    for line in result.stdout.splitlines():
-        if line.startswith("RECORDED "):
-            return json.loads(line.removeprefix("RECORDED "))
-    print(f"{name}: failed, see {log}", file=sys.stderr)
-    return None
+def measured(sides: list[Side], folder: Path, facts: inputs.Facts, rounds: int) -> list[Answer]:
+    """What the sides said, with rates that follow from it."""
+    data = tempfile.mkdtemp()  # all sides prepare their data anew
+    found = in_turns([_program(side, folder, Path(data) / str(n)) for n, side in enumerate(sides)], rounds)
+    shutil.rmtree(data)
+    for side, row in zip(sides, found, strict=True):
+        full = "all weights" in side.name
+        seconds = sum(turn["seconds"] for turn in row["turns"])
+        rates = [turn["tokens"] / turn["seconds"] for turn in row["turns"]]
+        shares = [
+            facts.operations(turn["tokens"], turn["labels"], full=full) / turn["seconds"] / turn["gemm_peak"]
+            for turn in row["turns"]
+        ]
+        row["tokens_per_second"] = sum(turn["tokens"] for turn in row["turns"]) / seconds
+        row["least_and_most"]["tokens_per_second"] = (min(rates), max(rates))
+        row["share_of_peak"] = median(shares)
+    return found
 
 
-def _figures(seen: dict[str, Any], facts: dict[str, Any], *, full: bool) -> dict[str, Any]:
-    steps = seen["steps"][WARM_UP:]
-    seconds, tokens, labels = (sum(step[name] for step in steps) for name in ("seconds", "tokens", "labels"))
-    operations = inputs.counted_operations(facts, tokens, labels, full)
-    return {
-        "tokens_per_second": tokens / seconds,
-        "share_of_peak": operations / seconds / seen["gemm_peak"],
-        "peak_memory": seen["peak_memory"],
-        "first_step_seconds": seen["steps"][0]["since_start"],
-        "losses": [step["loss"] for step in seen["steps"]],
-        "gemm_peak": seen["gemm_peak"],
-        "read_bandwidth": seen["read_bandwidth"],
-        "machine": seen["machine"],
-    }
+def _program(side: Side, folder: Path, data: Path) -> Program:
+    command = [
+        peer(side.environment) if side.environment else sys.executable,
+        str(HERE / "trainers" / side.program),
+        str(folder),
+        json.dumps(side.changed),
+    ]
+    preloaded = tcmalloc() if side.environment and side.by_hand else {}
+    return Program(side.name, command, environment={"HF_DATASETS_CACHE": str(data), **preloaded})
 
 
-def _summary(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds; for tokens a second the least and the most too."""
-    speeds = [run["tokens_per_second"] for run in runs]
-    summary = {"name": name, "least": min(speeds), "most": max(speeds), "loss": runs[-1]["losses"][-1]}
-    for figure in ("tokens_per_second", "share_of_peak", "peak_memory", "first_step_seconds", "gemm_peak"):
-        summary[figure] = median(run[figure] for run in runs)
-    return summary
+def _rows(found: list[Answer]) -> list[Answer]:
+    ours = found[0]["tokens_per_second"]
+    rows = []
+    for row in found:
+        least, most = row["least_and_most"]["tokens_per_second"]
+        rows.append(
+            {
+                "name": row["name"],
+                "rate": f"{row['tokens_per_second']:,.0f}",
+                "range": f"{least:,.0f} - {most:,.0f}",
+                "ratio": f"{ours / row['tokens_per_second']:.2f}",
+                "share": f"{row['share_of_peak']:.2f}",
+                "memory": f"{row['least_and_most']['peak_memory_bytes'][1] / 1e9:.2f}",
+                "first": f"{row['first_step_seconds']:.1f}",
+            }
+        )
+    return rows
+
+
+def _is_new(row: Answer, pictured: list[tuple[str, float]]) -> bool:
+    return row["name"] not in dict(pictured)
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--model", choices=inputs.MODELS, default="130m")
+    parser.add_argument("--group", action="append", choices=GROUPS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="train_step", help="of the files in --out")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import llama_cpp
 import numpy as np
-from turns import Decode, prompt, take_turns
+from answering import Decode, prompt, take_turns
 
 file, prompt_tokens, new_tokens, threads = sys.argv[1], *map(int, sys.argv[2:5])
 

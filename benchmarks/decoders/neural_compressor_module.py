@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 import torch
-from turns import Decode, prompt, take_turns
+from answering import Decode, prompt, take_turns
 
 folder, prompt_tokens, new_tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 

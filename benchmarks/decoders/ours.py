@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from turns import Decode, prompt, take_turns
+from answering import Decode, prompt, take_turns
 
 from llm_finetune.generation.decoding import decode
 from llm_finetune.model.base import load_weights

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from turns import Decode, prompt, take_turns
+from answering import Decode, prompt, take_turns
 
 folder, prompt_tokens, new_tokens, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 

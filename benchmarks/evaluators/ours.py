@@ -1,0 +1,49 @@
+"""The project's evaluation, on rows that it packs itself.     python ours.py FOLDER RECORDS"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import turns
+
+from llm_finetune.distributed import Ranks, allocator, join
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+allocator.start_again_with(allocator.wanted("auto", os.environ))
+
+from llm_finetune.data import PreparePlan, Source, open_prepared, prepare  # noqa: E402
+from llm_finetune.model import base  # noqa: E402
+from llm_finetune.model.fast.install import Switches, quicken  # noqa: E402
+from llm_finetune.model.precision import choose_precision  # noqa: E402
+from llm_finetune.objective.supervised import IGNORED, label_log_probs  # noqa: E402
+from llm_finetune.settings import EvalSettings  # noqa: E402
+from llm_finetune.stages.evaluate import evaluate  # noqa: E402
+
+records = Source(files=folder / "records.json")
+plan = PreparePlan((records,), with_validation=False, prompt_format="sections", max_samples=count)
+rows = open_prepared(prepare(plan, base.load_tokenizer(folder / "model", False), Path(tempfile.mkdtemp())))
+precision = choose_precision(bf16=True, trains_all_weights=False)
+model = base.load_weights(folder / "model", precision.weights, trust_remote_code=False)
+quicken(model, Switches(), partial(label_log_probs, model), ignored=IGNORED)
+
+with join("gloo", Ranks.from_environment(), 60) as group:
+
+    def work() -> turns.Answer:
+        started = time.perf_counter()
+        found = evaluate(
+            model,
+            rows.train,
+            batch_size=EvalSettings().per_device_batch_size,
+            pad_id=0,
+            precision=precision,
+            group=group,
+        )
+        seconds = time.perf_counter() - started
+        return {"tokens_per_second": rows.summary.train.tokens / seconds, "loss": found.loss}
+
+    turns.take_turns(work, versions=turns.versions("torch", "transformers"))

@@ -1,0 +1,108 @@
+"""How fast records become packed rows on disk, against TRL.
+
+python benchmarks/preparation.py [--times 1 --times 100] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import inputs
+from peers import CACHE, peer, tcmalloc
+from side_by_side import HERE, Program, in_turns
+from turns import Answer
+
+from llm_finetune.distributed import available_cores
+from report import RESULTS, bars, machine, markdown, write
+
+RECORDS = 5942
+COLUMNS = {
+    "name": "",
+    "records": "records",
+    "seconds": "seconds",
+    "range": "least - most",
+    "ratio": "ours is faster by",
+    "memory": "peak memory (GB)",
+    "rows": "rows",
+    "empty": "positions empty",
+}
+
+
+def main() -> None:
+    options = _options()
+    results: Answer = {"machine": machine(), "times": {}}
+    rows, pictured = [], []
+    for times in options.times or (1, 100):
+        folder = _made(times)
+        ours = [sys.executable, str(HERE / "preparers/ours.py"), str(folder)]
+        trl = [peer("trl"), str(HERE / "preparers/trl_trainer.py"), str(folder)]
+        both = {"TOKENIZERS_PARALLELISM": "true"}
+        programs = [
+            Program("ours", ours, environment=both),
+            Program("TRL, one process", [*trl, "1"], environment={**both, **tcmalloc()}),
+            Program(
+                f"TRL, {available_cores()} processes", [*trl, str(available_cores())], environment=tcmalloc()
+            ),
+        ]
+        found = in_turns(programs, options.rounds if times == 1 else 1)
+        results["times"][times] = found
+        rows += _rows(found, RECORDS * times)
+        pictured += [
+            (f"{RECORDS * times:,} records: {row['name']}", RECORDS * times / row["seconds"]) for row in found
+        ]
+    table = markdown(rows, COLUMNS)
+    print(table)
+    title = f"Preparing, on {results['machine']['cores']} cores (records a second)"
+    write(options.out, "preparation", results, table, bars(title, pictured, ""))
+
+
+def _made(times: int) -> Path:
+    """The folder with the records, line by line, so often."""
+    real = CACHE / "benchmark/130m/real"
+    records = inputs.real_records(RECORDS)
+    inputs.made(real, "130m", records)
+    folder = CACHE / f"benchmark/records-{times}"
+    if not (folder / "model").is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        for name, once in (("records.jsonl", lines), ("texts.jsonl", (real / "texts.jsonl").read_text())):
+            with (folder / name).open("w") as file:
+                file.writelines(once for _ in range(times))
+        (folder / "model").symlink_to(real / "model")
+    return folder
+
+
+def _rows(found: list[Answer], records: int) -> list[Answer]:
+    return [
+        {
+            "name": row["name"],
+            "records": f"{records:,}",
+            "seconds": f"{row['seconds']:.2f}",
+            "range": " - ".join(f"{seconds:.2f}" for seconds in row["least_and_most"]["seconds"]),
+            "ratio": f"{row['seconds'] / found[0]['seconds']:.2f}",
+            "memory": f"{row['least_and_most']['peak_memory_bytes'][1] / 1e9:.2f}",
+            "rows": f"{row['rows']:,.0f}",
+            "empty": f"{row['empty_share']:.1%}",
+        }
+        for row in found
+    ]
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--times", type=int, action="append", help="so often the records; 1 and 100 unless told"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="with the records once")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
