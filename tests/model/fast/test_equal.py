@@ -11,7 +11,8 @@ import torch
 
 from llm_finetune.errors import ModelError
 from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan, add_adapters
-from llm_finetune.model.fast import attention, native
+from llm_finetune.model.compiled import NotCompiledError
+from llm_finetune.model.fast import attention, kernels
 from llm_finetune.model.fast.head import LabelHead
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
@@ -25,12 +26,16 @@ LENGTHS = ((7, 50, 2), (3, 40, 9, 4), (59,))
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """With the compiled kernels, and without a compiler."""
     if request.param == "torch":
-        monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    native.kernels.cache_clear()
-    if request.param == "compiled" and native.kernels() is None:
+        monkeypatch.setattr(kernels, "compiled", none_here)
+    kernels.kernels.cache_clear()
+    if request.param == "compiled" and kernels.kernels() is None:
         pytest.skip("no C++ compiler here")
     yield request.param
-    native.kernels.cache_clear()
+    kernels.kernels.cache_clear()
+
+
+def none_here(*_: object) -> Any:
+    raise NotCompiledError("no compiler")
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -127,7 +132,7 @@ def test_what_is_taken() -> None:
     model = made_fast(tiny_model("llama"))
     assert model.config._attn_implementation == attention.NAME
     assert isinstance(model.get_output_embeddings(), LabelHead)
-    assert native.kernels() is None or "forward" in vars(model.model.norm)
+    assert kernels.kernels() is None or "forward" in vars(model.model.norm)
     assert with_adapter(model).get_output_embeddings() is model.get_output_embeddings()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llm_finetune.model.fast.native import Kernels, kernels, takes
+from llm_finetune.model.fast.kernels import Kernels, kernels, takes
 
 TOLERANCE = 1e-5
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}

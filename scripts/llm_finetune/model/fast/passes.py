@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llm_finetune.model.fast.native import kernels, takes
+from llm_finetune.model.fast.kernels import kernels, takes
 
 
 def causal_softmax_(
