@@ -14,7 +14,7 @@ LLM_FINETUNE := $(BIN)/llm-finetune
 DEMO := demo/out
 
 # Where the peers that `make benchmark` compares with are installed.
-PEERS ?= $(HOME)/.cache/llm-finetune/peers
+export PEERS ?= $(HOME)/.cache/llm-finetune/peers
 
 .PHONY: help install demo demo-files test faults cluster-test lint typecheck benchmark benchmark-peers generate lock clean
 
@@ -26,6 +26,7 @@ help:
 	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
 	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
+	@echo "make benchmark   measure it in turns with what else there is, which is installed first (30 minutes)"
 	@echo "make lock        pin the newest versions that fit"
 
 install: $(INSTALLED)
@@ -84,20 +85,23 @@ lock:
 	    --no-emit-index-url --no-emit-find-links --output-file requirements/$$stack.txt; \
 	done
 
+# On an idle machine: 30 minutes on two cores. Tables, JSON and pictures: benchmarks/results.
 benchmark: $(INSTALLED) benchmark-peers
 	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/preparation.py
+	$(BIN)/python benchmarks/decode.py
 
-benchmark-peers: $(PEERS)/trl/bin/python $(PEERS)/llamafactory/bin/python
+benchmark-peers: $(INSTALLED) $(PEERS)/trl/.installed $(PEERS)/llamafactory/.installed $(PEERS)/llama-cpp/.installed
 
-$(PEERS)/trl/bin/python:
-	$(BIN)/uv venv --quiet $(PEERS)/trl
-	$(BIN)/uv pip install --python $@ --compile-bytecode torch==2.13.0 transformers==5.23.0 peft==0.21.2 \
-	  datasets==5.2.0 accelerate==1.15.0 trl==1.16.0
+$(PEERS)/trl/.installed: PACKAGES := torch==2.13.0 transformers==5.23.0 peft==0.21.2 datasets==5.2.0 trl==1.16.0
+$(PEERS)/llamafactory/.installed: PACKAGES := torch==2.11.0 torchaudio==2.11.0 llamafactory==0.9.5
+$(PEERS)/llama-cpp/.installed: PACKAGES := numpy gguf llama-cpp-python==0.3.36 --no-binary llama-cpp-python
 
-$(PEERS)/llamafactory/bin/python:
-	$(BIN)/uv venv --quiet $(PEERS)/llamafactory
-	$(BIN)/uv pip install --python $@ --compile-bytecode llamafactory==0.9.5
+$(PEERS)/%/.installed:
+	$(BIN)/uv venv --quiet --allow-existing $(@D)
+	$(BIN)/uv pip install --python $(@D)/bin/python --compile-bytecode $(PACKAGES)
+	touch $@
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist

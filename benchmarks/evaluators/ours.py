@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -16,17 +17,23 @@ from llm_finetune.distributed import Ranks, allocator, join
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 allocator.start_again_with(allocator.wanted("auto", os.environ))
 
-from llm_finetune.data import PreparePlan, Source, open_prepared, prepare  # noqa: E402
+from llm_finetune.data import open_prepared, prepare  # noqa: E402
 from llm_finetune.model import base  # noqa: E402
 from llm_finetune.model.fast.install import Switches, quicken  # noqa: E402
 from llm_finetune.model.precision import choose_precision  # noqa: E402
 from llm_finetune.objective.supervised import IGNORED, label_log_probs  # noqa: E402
-from llm_finetune.settings import EvalSettings  # noqa: E402
+from llm_finetune.settings import load  # noqa: E402
 from llm_finetune.stages.evaluate import evaluate  # noqa: E402
+from llm_finetune.stages.prepare import plan  # noqa: E402
 
-records = Source(files=folder / "records.json")
-plan = PreparePlan((records,), with_validation=False, prompt_format="sections", max_samples=count)
-rows = open_prepared(prepare(plan, base.load_tokenizer(folder / "model", False), Path(tempfile.mkdtemp())))
+train = {
+    "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "sections",
+    "maxSamples": count,
+}  # fmt: skip
+values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
+settings = load([], [f"distributed={json.dumps(values)}"], [], []).settings
+tokenizer = base.load_tokenizer(folder / "model", False)
+rows = open_prepared(prepare(plan(settings), tokenizer, Path(tempfile.mkdtemp())))
 precision = choose_precision(bf16=True, trains_all_weights=False)
 model = base.load_weights(folder / "model", precision.weights, trust_remote_code=False)
 quicken(model, Switches(), partial(label_log_probs, model), ignored=IGNORED)
@@ -38,7 +45,7 @@ with join("gloo", Ranks.from_environment(), 60) as group:
         found = evaluate(
             model,
             rows.train,
-            batch_size=EvalSettings().per_device_batch_size,
+            batch_size=settings.eval.per_device_batch_size,
             pad_id=0,
             precision=precision,
             group=group,

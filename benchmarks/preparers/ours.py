@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -9,20 +10,22 @@ from pathlib import Path
 
 import turns
 
-from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
+from llm_finetune.data import open_prepared, prepare
 from llm_finetune.model import base
+from llm_finetune.settings import load
+from llm_finetune.stages.prepare import plan
 
 folder = Path(sys.argv[1])
 tokenizer = base.load_tokenizer(folder / "model", False)
+train = {"datasetName": None, "dataFile": str(folder / "records.jsonl"), "promptFormat": "sections"}
+values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
+wanted = plan(load([], [f"distributed={json.dumps(values)}"], [], []).settings)
 
 
 def work() -> turns.Answer:
-    plan = PreparePlan(
-        (Source(files=folder / "records.jsonl"),), with_validation=False, prompt_format="sections"
-    )
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        prepared = open_prepared(prepare(plan, tokenizer, Path(cache)))
+        prepared = open_prepared(prepare(wanted, tokenizer, Path(cache)))
         seconds = time.perf_counter() - started
         summary = prepared.summary.train
         return {"seconds": seconds, "rows": summary.rows, "empty_share": summary.empty_share}
