@@ -49,6 +49,11 @@ that had to be changed gets a hash of the whole, so that two long ones stay apar
 {{- end -}}
 {{- end }}
 
+{{/* The pod of `helm test`. */}}
+{{- define "llm-finetune.testPod" -}}
+{{- include "llm-finetune.fullname" . }}-test
+{{- end }}
+
 {{- define "llm-finetune.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,12 @@ from typing import Any
 import yaml
 
 CHECKOUT = Path(__file__).parents[2]
-HELM = shutil.which("helm", path=str(Path(sys.executable).parent)) or shutil.which("helm")
+# $HELM names another version of it.
+HELM = (
+    os.environ.get("HELM")
+    or shutil.which("helm", path=str(Path(sys.executable).parent))
+    or shutil.which("helm")
+)
 CHART_FILES = ("Chart.yaml", "values.yaml", "values.schema.json", "README.md", ".helmignore")
 
 Object = dict[str, Any]

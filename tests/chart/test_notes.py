@@ -17,7 +17,7 @@ def test_every_command_names_what_there_is(chart_with_notes: Chart) -> None:
     objects = chart_with_notes.render(None, "-f", values, release="chat")
     names = {item["kind"]: item["metadata"]["name"] for item in objects if "metadata" in item}
     job, claim, data_pod = names["PyTorchJob"], names["PersistentVolumeClaim"], f"{names['StatefulSet']}-0"
-    known = {"chat", job, f"{job}-worker-0", claim, data_pod}
+    known = {"chat", job, f"{job}-worker-0", claim, data_pod, names["Pod"]}
     found = commands(chart_with_notes.notes(None, "-f", values, release="chat"))
     assert len(found) >= 10
     for command in found:

@@ -20,22 +20,29 @@ RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Path | None:
+def cluster() -> Iterator[Path | None]:
     """The cluster that the kubeconfig names, else the test cluster beside the checkout, with two nodes.
 
-    Returns:
+    A test cluster that did not run before is taken away again, with all that is on its disks.
+
+    Yields:
         The test cluster's own command where it is that one, None for a user's cluster.
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = _environment_of_test_cluster()
-    if os.environ.get("KUBECONFIG") != own.get("KUBECONFIG") and _a_cluster_is_named():
-        return None
+    named = os.environ.get("KUBECONFIG") != own.get("KUBECONFIG")
+    if named and _succeeds("kubectl", "config", "current-context"):
+        yield None
+        return
     if not own:
         pytest.exit("the kubeconfig names no cluster, and none stands beside the checkout", returncode=2)
-    sh(str(TEST_CLUSTER), "up", "2", timeout_seconds=1800)
     os.environ["KUBECONFIG"] = own["KUBECONFIG"]
     os.environ["PATH"] = own["PATH"].replace("$PATH", os.environ["PATH"])
-    return TEST_CLUSTER
+    ran_before = _succeeds("kubectl", "get", "--raw", "/readyz", "--request-timeout=5s")
+    sh(str(TEST_CLUSTER), "up", "2", timeout_seconds=1800)
+    yield TEST_CLUSTER
+    if not ran_before:
+        sh(str(TEST_CLUSTER), "down", "--wipe")
 
 
 def _environment_of_test_cluster() -> dict[str, str]:
@@ -45,9 +52,9 @@ def _environment_of_test_cluster() -> dict[str, str]:
     return dict(export.strip().split("=", 1) for export in exports)  # type: ignore[misc]
 
 
-def _a_cluster_is_named() -> bool:
+def _succeeds(*command: str) -> bool:
     try:
-        return subprocess.run(["kubectl", "config", "current-context"], check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 

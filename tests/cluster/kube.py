@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,19 +74,6 @@ class Namespace:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
-
-    @contextmanager
-    def following(self, pod: str, file: Path) -> Iterator[Path]:
-        """`kubectl logs -f` of a pod, into a file."""
-        with file.open("w") as lines:
-            process = subprocess.Popen(
-                ["kubectl", "-n", self.name, "logs", "-f", pod], stdout=lines, stderr=subprocess.STDOUT
-            )
-            try:
-                yield file
-            finally:
-                process.terminate()
-                process.wait()
 
 
 @dataclass(frozen=True)

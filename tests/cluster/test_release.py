@@ -6,14 +6,20 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from kube import CHART, Namespace, Release, until
+from kube import CHART, Namespace, Release, sh, until
 
 pytestmark = pytest.mark.cluster
 
-SHORT = ("--set", "distributed.train.maxSteps=20,distributed.benchmark.iterations=5")
+DEMO = ("-f", str(CHART / "demo_values.yaml"))
+SHORT = (
+    *DEMO,
+    *("--set", "distributed.train.maxSteps=20,distributed.train.loggingSteps=5"),
+    *("--set", "distributed.benchmark.iterations=5"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the user sits: a folder with the demo's files, whose base model has not learned anything yet."""
     home = tmp_path_factory.mktemp("home")
     made = home / "made"
-    subprocess.run(["python", str(CHART / "demo" / "make_files.py"), str(made)], check=True)
+    subprocess.run([sys.executable, str(CHART / "demo" / "make_files.py"), str(made)], check=True)
     (home / "demo").mkdir()
     shutil.copytree(made / "untrained", home / "demo" / "base")
     for name in ("train.jsonl", "heldout.jsonl"):
@@ -31,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def notes(space: Namespace) -> str:
-    return Release("demo", space).install("-f", str(CHART / "demo_values.yaml"), *SHORT)
+    return Release("demo", space).install(*SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +52,10 @@ def commands(notes: str, heading: str) -> list[str]:
 
 
 def test_workers_wait_for_the_data_and_say_what_to_run(release: Release, notes: str) -> None:
-    release.wait_for("Running", minutes=8)
-    last = until(lambda: release.logs().strip().splitlines()[-1:], "a line of the log", minutes=2)
-    until(lambda: "kubectl" in release.logs().strip().splitlines()[-1], f"what to run, not {last}", minutes=2)
+    worker = f"pod/{release.worker(0)}"
+    # The image of gigabytes comes first.
+    release.space.kubectl("wait", worker, "--for=condition=Ready", "--timeout=8m", timeout_seconds=500)
+    until(lambda: "kubectl" in release.logs().rpartition("INFO")[2], "what to run", minutes=2)
     assert release.condition() == "Running"
 
 
@@ -79,36 +86,20 @@ def test_what_is_copied_out_is_loaded_and_used(release: Release, notes: str, hom
     adapter["base_model_name_or_path"] = str(home / "demo" / "base")
     (tuned / "adapter_config.json").write_text(json.dumps(adapter))
     for folder in (tuned, home / "quantized_model"):
-        asked = subprocess.run(
-            [
-                "llm-finetune",
-                "chat",
-                str(folder),
-                "--instruction",
-                "Make this small.",
-                "--max-new-tokens",
-                "8",
-            ],
-            input="menyne\n",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert asked.returncode == 0, asked.stderr
-        assert asked.stdout.strip()
+        command = [sys.executable, "-m", "llm_finetune.cli", "chat", str(folder)]
+        options = ["--instruction", "Make this small.", "--max-new-tokens", "8"]
+        assert sh(*command, *options, stdin="menyne\n").strip()
 
 
 def test_an_unchanged_upgrade_changes_nothing(release: Release) -> None:
     before = release.job()["metadata"]["uid"]
-    release.upgrade("-f", str(CHART / "demo_values.yaml"), *SHORT)
+    release.upgrade(*SHORT)
     assert release.job()["metadata"]["uid"] == before
 
 
 def test_a_changed_upgrade_replaces_the_finished_job(release: Release) -> None:
     before = release.job()["metadata"]["name"]
-    release.upgrade(
-        "-f", str(CHART / "demo_values.yaml"), *SHORT, "--set", "distributed.benchmark.iterations=6"
-    )
+    release.upgrade(*SHORT, "--set", "distributed.benchmark.iterations=6")
     until(lambda: [job["metadata"]["name"] for job in release.jobs()] != [before], "a new job", minutes=1)
     until(lambda: len(release.jobs()) == 1, "the old job gone", minutes=2)
     release.wait_for("Running", minutes=3)
@@ -116,7 +107,7 @@ def test_a_changed_upgrade_replaces_the_finished_job(release: Release) -> None:
 
 def test_a_running_job_is_not_replaced_unless_asked(release: Release) -> None:
     running = release.job()["metadata"]["name"]
-    other = ("-f", str(CHART / "demo_values.yaml"), *SHORT, "--set", "distributed.benchmark.iterations=7")
+    other = (*SHORT, "--set", "distributed.benchmark.iterations=7")
     with pytest.raises(AssertionError, match="replaceRunningJob"):
         release.upgrade(*other)
     assert release.job()["metadata"]["name"] == running
@@ -126,7 +117,7 @@ def test_a_running_job_is_not_replaced_unless_asked(release: Release) -> None:
 
 def test_uninstall_keeps_the_claim_and_nothing_else(release: Release, notes: str, home: Path) -> None:
     for command in commands(notes, "Remove it"):
-        if "uninstall" in command:
+        if " delete pvc " not in command:
             release.space.bash(command, home)
     kinds = "pytorchjobs,pods,secrets,configmaps,services,statefulsets,persistentvolumeclaims"
     selector = f"app.kubernetes.io/instance={release.name}"
@@ -137,10 +128,22 @@ def test_uninstall_keeps_the_claim_and_nothing_else(release: Release, notes: str
     until(lambda: left() == ["PersistentVolumeClaim"], "all but the claim gone", minutes=2)
 
 
+SAME_JOB = (*SHORT, "--set", "distributed.benchmark.iterations=6")
+
+
 def test_a_new_release_finds_what_the_old_one_left(release: Release) -> None:
-    release.install(
-        "-f", str(CHART / "demo_values.yaml"), *SHORT, "--set", "distributed.benchmark.iterations=6"
-    )
+    release.install(*SAME_JOB)
     release.wait_for("Succeeded", minutes=5)
     assert "nothing to do" in release.logs()
     release.uninstall()
+
+
+def test_one_of_another_name_takes_the_claim_over(release: Release) -> None:
+    (claim,) = release.space.get("persistentvolumeclaims")["items"]
+    other = Release("other", release.space)
+    other.install(*SAME_JOB, "--set", f"storage.existingClaim={claim['metadata']['name']}")
+    other.wait_for("Succeeded", minutes=5)
+    assert "nothing to do" in other.logs()
+    other.uninstall()
+    (kept,) = release.space.get("persistentvolumeclaims")["items"]
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,53 @@ def test_a_quota_holds_the_workers_back(new_namespace: Callable[[], Namespace], 
     space.kubectl("delete", "quota", "few")
     release.upload(tiny_job)
     release.wait_for("Succeeded", minutes=5)
+    release.uninstall()
+
+
+TOKEN = "hf_NotARealTokenButOfItsLength"
+HARDENED = """
+set -e
+test "$(id -u)" = 12345
+test "$(cat "$HF_HOME/token")" = "$1"
+echo written > "$HF_HOME/cache"
+! touch /workspace/written /opt/venv/written 2>/dev/null
+! env | grep "$1"
+! ls /var/run/secrets/kubernetes.io
+grep "NoNewPrivs.*1" /proc/self/status
+grep "CapBnd.*0000000000000000" /proc/self/status
+"""
+
+
+def test_any_user_id_and_a_token_that_is_a_file(
+    new_namespace: Callable[[], Namespace], tiny_job: Path
+) -> None:
+    space = new_namespace()
+    release = Release("user", space)
+    # As `echo TOKEN | base64` leaves it, with a line break inside.
+    token = b64encode(f"{TOKEN}\n".encode()).decode()
+    more = f"securityContext.runAsUser=12345,secret.encodedToken={token}"
+    release.install("-f", str(tiny_job / "values.yaml"), *ONE_STEP, "--set", more)
+    pod = release.worker(0)
+    space.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=4m")
+    space.kubectl("exec", pod, "--", "sh", "-c", HARDENED, "sh", TOKEN)
+    release.upload(tiny_job)
+    release.wait_for("Succeeded", minutes=5)
+    assert TOKEN not in release.logs() + space.kubectl("get", "pytorchjobs,configmaps,pods", "-o", "yaml")
+    release.uninstall()
+    assert not space.get("secrets", "-l", f"app.kubernetes.io/instance={release.name}")["items"]
+
+
+def test_a_backend_that_the_image_lacks(
+    new_namespace: Callable[[], Namespace], tiny_job: Path, cluster: Path | None
+) -> None:
+    if cluster is None:
+        pytest.skip("only the test cluster's image is known to have no ccl")
+    release = Release("backend", new_namespace())
+    two = ("--set", "distributed.workers=2,distributed.train.ddpBackend=ccl")
+    release.install("-f", str(tiny_job / "values.yaml"), *ONE_STEP, *two)
+    # Before it waits for data.
+    until(lambda: release.condition() == "Failed", "given up", minutes=5)
+    assert "distributed.train.ddpBackend: ccl" in release.last_words(), release.told()
     release.uninstall()
 
 
