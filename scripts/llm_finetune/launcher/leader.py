@@ -104,6 +104,8 @@ class Leader:
         except Exception as error:  # the workers wait for a word
             log.exception("the leader failed")
             verdict = Ending(1, f"the leader failed: {type(error).__name__}: {error}")
+        if self._name not in self._lines:  # judged before anybody came to hear it
+            self._gather()
         self._tell(set(self._lines), {"leave": asdict(verdict)})
 
     def _judge_rounds(self) -> Ending:

@@ -1,0 +1,33 @@
+"""The leader tells every worker how the job ends."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+from llm_finetune.errors import RestartsError
+from llm_finetune.launcher.ending import Ending
+from llm_finetune.launcher.leader import Crew, Leader
+from llm_finetune.launcher.member import Member
+from llm_finetune.launcher.signs import Signs
+from llm_finetune.launcher.tally import Tally
+from llm_finetune.report.results import read_json
+
+NAME = "job-worker-0"
+
+
+def test_a_verdict_is_kept_for_workers_that_come_later(tmp_path: Path) -> None:
+    """A pod that was killed in its last round is judged by the next one, while that still waits for data."""
+    rounds = tmp_path / "rounds.json"
+    Tally(rounds, NAME, allowed=0).begin()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    crew = Crew(wanted=1, least=1, most=1, patience_seconds=20, lost_seconds=20)
+    leader = Leader(NAME, port, "settings", crew, Tally(rounds, NAME, allowed=0), Signs(tmp_path))
+    while not (read_json(rounds) or {}).get("over"):
+        time.sleep(0.01)
+    verdict = Member(NAME, ("127.0.0.1", port), "settings", 20).next()
+    assert isinstance(verdict, Ending)
+    assert verdict.exit_code == RestartsError.exit_code
+    leader.wait()
