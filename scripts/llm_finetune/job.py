@@ -51,6 +51,8 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
     if not left:
         log.info("nothing to do: %s holds this very run, finished; --fresh runs it anew", folder.path)
         return
+    if group.ranks.is_writer:
+        folder.path.mkdir(parents=True, exist_ok=True)
     if {"train", "evaluate"} & set(left):
         _train_and_evaluate(settings, inputs, folder, group)
     if group.ranks.is_writer:

@@ -84,7 +84,6 @@ class RunFolder:
         Args:
             content: of run.json; under "deciding" all that decides the training's result.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         stages: dict[str, Deciding] = {}
         if self.continues:
             stages = read_run(self.path).get("stages", {})

@@ -35,6 +35,10 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     configure(settings.log_level, ranks.rank)
     processes = ranks.size if launched() else settings.processes_per_worker
     check_machine(settings, processes)
+    better_allocator = allocator.wanted(settings.train.speed.allocator, os.environ)
+    is_rank = launched() or processes == 1
+    if is_rank and not check:
+        allocator.start_again_with(better_allocator)
     if not launched():
         for line in (*loaded.warnings, *machine_warnings(settings)):
             log.warning("%s", line)
@@ -43,11 +47,9 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
         print(check_job(settings))
         return 0
-    better_allocator = allocator.wanted(settings.train.speed.allocator, os.environ)
-    if processes > 1 and not launched():
+    if not is_rank:
         os.environ.update(better_allocator)
         return launch(processes, sys.argv[1:])
-    allocator.start_again_with(better_allocator)
     log.info("memory allocator: %s", allocator.described(os.environ))
     # Read by the math libraries when they are loaded, so before torch is.
     os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))

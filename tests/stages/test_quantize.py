@@ -106,3 +106,25 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     assert outcome.code == 2, outcome.text
     assert said in outcome.text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quantizing_alone_needs_neither_records_nor_a_folder_that_is_there(
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {
+        "modelNameOrPath": str(model_folder),
+        "doTrain": False,
+        "doEval": False,
+        "doQuantize": True,
+        "train__datasetName": None,
+        "train__maxSeqLength": 128,
+        "train__outputDir": str(tmp_path / "new/out"),
+        "quantize__peftModelDir": None,
+        "quantize__outputDir": str(tmp_path / "new/quantized"),
+        "quantize__woqAlgo": "RTN",
+    }
+    outcome = run_here(capfd, monkeypatch, *assignments(**values))
+    assert outcome.code == 0, outcome.text
+    result = json.loads((tmp_path / "new/out/quantize_results.json").read_text())
+    assert result["perplexity"] is None
+    assert (tmp_path / "new/out/report.html").is_file()

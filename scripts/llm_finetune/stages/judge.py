@@ -87,7 +87,6 @@ def kept(folder: Path) -> Judged:
 
 def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> None:
     """eval_results.json, and all_results.json with what the training left beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
     judged = tuned or base
     evaluation: dict[str, Any] = {}
     if judged:
