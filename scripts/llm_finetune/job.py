@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError, SettingsError
+from llm_finetune.folder_lock import locked
 from llm_finetune.inputs import Inputs, check_training_fits, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
@@ -44,6 +46,13 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
     inputs = gather(settings, group)
+    patience = settings.wait_for_lost_minutes * 60
+    with locked(Path(settings.train.output_dir), patience) if group.ranks.is_writer else nullcontext():
+        _run_stages(wanted, settings, inputs, group, fresh)
+
+
+def _run_stages(wanted: list[str], settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> None:
+    """Does what the output folder does not hold yet."""
     folder = _found_output(settings, inputs, group, fresh)
     left = [stage for stage in wanted if stage not in folder.done]
     if left or "report" not in folder.done:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,8 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
         fresh: so does this same run.
 
     Raises:
-        OutputError: the folder cannot be written, or holds another run and may not be overwritten.
+        OutputError: the folder holds another run and may not be overwritten.
     """
-    _check_writable(path)
     if fresh:
         return RunFolder(path)
     old = read_run(path)
@@ -136,12 +134,7 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
 
 
 def look_for_results(path: Path, deciding: dict[str, Deciding], *, fresh: bool) -> RunFolder:
-    """The same for a job that does not train: which stages' results are there, whoever trained the model.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    _check_writable(path)
+    """The same for a job that does not train: which stages' results are there, whoever trained the model."""
     return RunFolder(path, done=() if fresh else _done(path, read_run(path), deciding))
 
 
@@ -171,19 +164,6 @@ def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding]) -> tup
         for stage, inputs in deciding.items()
         if stages.get(stage) == inputs and (path / RESULTS[stage]).is_file()
     )
-
-
-def _check_writable(path: Path) -> None:
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    try:
-        # Permissions alone do not tell: the file system may be read-only or full.
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable-"):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"distributed.train.outputDir: {path} cannot be written ({error.strerror}); "
-            "name a folder that this user may write"
-        ) from error
 
 
 def _left_by_a_run(path: Path) -> list[Path]:
