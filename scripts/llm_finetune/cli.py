@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -153,7 +154,19 @@ def main() -> None:
         from llm_finetune.launcher.last_words import say
 
         say(error.problems)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    from llm_finetune.distributed import launched
+    from llm_finetune.distributed.watch import end_now
+
+    if launched():
+        end_now(exit_code)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

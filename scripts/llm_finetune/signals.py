@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: how the process leaves when it is told to."""
+"""SIGTERM, Ctrl-C and a closed terminal: how the process leaves when it is told to."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from llm_finetune.launcher.last_words import say
-
-NUMBERS = (signal.SIGTERM, signal.SIGINT)
+from llm_finetune.launcher.signals import NUMBERS, heeded
 
 
 class _State:
@@ -25,7 +24,7 @@ class _State:
 
 def leave_when_told() -> None:
     """From now on a signal ends the process in order, with the code 128 + n; a second one at once."""
-    for number in NUMBERS:
+    for number in heeded():
         signal.signal(number, _leave)
 
 

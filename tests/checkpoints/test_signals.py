@@ -43,7 +43,9 @@ def weights(out: Path) -> bytes:
     return (out / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_the_last_finished_step_is_kept_in_the_middle_of_a_step_that_never_ends(
     number: int, code: int, warm: Warm, run: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import time
 from typing import Any, NoReturn
 
 from llm_finetune.distributed import Ranks, join
+from llm_finetune.distributed.watch import end_now
 from llm_finetune.errors import DataError, UserError
 
 LONG = 1000.0  # seconds that no test waits: a rank must leave for a better reason
@@ -134,7 +135,7 @@ def main(scenario: str) -> int:
         SCENARIOS[scenario](Ranks.from_environment())
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        end_now(error.exit_code)
     return 0
 
 

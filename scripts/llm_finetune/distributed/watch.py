@@ -1,15 +1,30 @@
-"""Ends a process that hangs where no timeout reaches: most of all in a collective of ccl."""
+"""Ends a process that cannot end in order: one that failed in a group, or hangs where no timeout reaches."""
 
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from llm_finetune.errors import GroupError
+
+
+def end_now(exit_code: int) -> NoReturn:
+    """Ends this process at once.
+
+    An orderly exit would wait for a thread that hangs; and where the group was not left in order, torch's own
+    threads abort it, with a code that hides what went wrong.
+    """
+    with suppress(OSError):  # the terminal may be gone
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def end_after(
@@ -24,7 +39,7 @@ def end_after(
     def end() -> None:
         print(last_words(), file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr)
-        os._exit(exit_code)  # an orderly exit would wait for the thread that hangs
+        end_now(exit_code)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True

@@ -16,13 +16,11 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
-from llm_finetune.errors import GroupError
 from llm_finetune.launcher.ending import Ending
+from llm_finetune.launcher.judgement import cause_of
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.tether import holding_ranks
-
-STOP_CODES = {GroupError.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM}
 
 
 def run_round(
@@ -132,17 +130,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _ending(result: RunResult, logs: RankLogs) -> Ending:
-    """The failure that caused the others: those are ended by the agent, or leave for a lost peer."""
-    rank, failure = min(
-        result.failures.items(), key=lambda item: (item[1].exitcode in STOP_CODES, item[1].timestamp)
-    )
-    code = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
-    return Ending(code, f"rank {rank}: {_words(failure, logs)}")
+    """The failure that caused the others."""
+    in_time = sorted(result.failures.items(), key=lambda item: item[1].timestamp)
+    return cause_of({f"rank {rank}": _ended(failure, logs) for rank, failure in in_time})
 
 
-def _words(failure: ProcessFailure, logs: RankLogs) -> str:
-    if failure.exitcode < 0:
-        return f"ended by {signal.Signals(-failure.exitcode).name}"
+def _ended(failure: ProcessFailure, logs: RankLogs) -> Ending:
+    code = failure.exitcode
+    if code < 0:
+        return Ending(128 - code, f"ended by {signal.Signals(-code).name}")
     if os.path.isfile(failure.error_file):
-        return str(failure.message)
-    return logs.last_line(failure.local_rank) or f"left with exit code {failure.exitcode}"
+        return Ending(code, str(failure.message))
+    return Ending(code, logs.last_line(failure.local_rank) or f"left with exit code {code}")

@@ -1,4 +1,4 @@
-"""What the ends of a round's workers mean together."""
+"""What the ends of a machine's ranks, or of a round's workers, mean together."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CONSEQUENCES = {GroupError.exit_code, 128 + signal.SIGTERM}
 
 
 def cause_of(endings: Mapping[str, Ending]) -> Ending:
-    """The end that brought the others about, with the worker's name.
+    """The end that brought the others about, with the name of whose it is.
 
     Args:
-        endings: by worker, in the order in which they came.
+        endings: by name, in the order in which they came.
     """
     failed = {name: ending for name, ending in endings.items() if ending.exit_code}
     name, ending = min(failed.items(), key=lambda item: _rank(item[1]))

@@ -11,6 +11,11 @@ from types import FrameType
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
+def heeded() -> list[signal.Signals]:
+    """Those that this process listens to: under nohup a closed terminal is no reason to stop."""
+    return [one for one in NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
+
+
 class SignalledError(BaseException):
     """Somebody wants this process to stop. No `except Exception` of a library swallows it."""
 
@@ -33,7 +38,7 @@ def raised_signals() -> Iterator[None]:
         os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
         raise SignalledError(number)
 
-    before = {number: signal.signal(number, handle) for number in NUMBERS}
+    before = {number: signal.signal(number, handle) for number in heeded()}
     try:
         yield
     finally:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -14,6 +11,7 @@ from llm_finetune import signals
 from llm_finetune.checkpoints.keeper import Keeper
 from llm_finetune.distributed.alarm import Failure
 from llm_finetune.distributed.group import Group
+from llm_finetune.distributed.watch import end_now
 from llm_finetune.errors import UserError
 from llm_finetune.launcher.last_words import say
 
@@ -59,7 +57,7 @@ class Leaving:
         except UserError as error:
             say(error.problems)
         finally:
-            _end(128 + number)
+            end_now(128 + number)
 
     def _for_peer(self, failure: Failure) -> None:
         if not self._group.ranks.is_writer:
@@ -70,10 +68,4 @@ class Leaving:
         except UserError as error:
             say([failure.message, *error.problems])
         finally:
-            _end(failure.exit_code)
-
-
-def _end(exit_code: int) -> NoReturn:
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(exit_code)  # an orderly exit would wait for the main thread
+            end_now(failure.exit_code)
