@@ -12,7 +12,7 @@ import torch
 from llm_finetune.errors import ModelError
 from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan, add_adapters
 from llm_finetune.model.compiled import NotCompiledError
-from llm_finetune.model.fast import attention, kernels
+from llm_finetune.model.fast import attention, head, kernels
 from llm_finetune.model.fast.head import LabelHead
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
@@ -125,6 +125,16 @@ def test_all_weights_under_autocast(passes: str) -> None:
     assert distance(found, expected) < 0.01
     for name, grad in expected_grads.items():
         assert distance(grads[name], grad) < 0.05, name
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
+def test_the_head_in_chunks(kept_bytes: int, passes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights' gradient from logits that were kept, and from those computed again."""
+    monkeypatch.setattr(head, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    assert int((rows()[2][:, 1:] != IGNORED).sum()) > 2 * 32  # what a chunk holds at least
+    fast = made_fast(tiny_model("llama"), Switches("off", "on", "off"))
+    assert_equal(fast, tiny_model("llama"), 1e-5)
 
 
 def test_what_is_taken() -> None:

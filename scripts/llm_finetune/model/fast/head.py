@@ -5,12 +5,13 @@ For a row h of hidden states and its label y, with W the head's weights and e_y 
     log p(y) = (W h)_y - log sum exp(W h),    d log p(y) / dh = W^T (e_y - softmax(W h))
 
 The gradient needs nothing that comes later but a factor for each label, so it is made in the forward pass
-while the chunk's logits are at hand. Weights that are trained get theirs in the backward pass, from logits
-made again.
+while the chunk's logits are at hand. Weights that are trained get theirs in the backward pass, from what the
+logits became then; where that is too much to keep, it is computed again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from llm_finetune.model.fast.passes import label_log_probs_
 
 CHUNK_BYTES = 16 << 20
 """Of a chunk's logits: half of a processor's last-level cache, or less."""
+KEPT_BYTES = 256 << 20
+"""Of all labels' logits at most, kept for the gradient of trained weights: half of what those take."""
 
 
 class LabelHead(torch.nn.Linear):
@@ -55,16 +58,21 @@ class _LabelLogProbs(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        used, used_bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        head = _rounded(hidden.dtype, weight, bias)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        kept = None
+        if trained and len(hidden) * len(weight) * hidden.element_size() <= KEPT_BYTES:
+            kept = hidden.new_empty(len(hidden), len(weight))
         parts = []
         for chunk in _chunks(hidden, weight):
-            logits = linear(hidden[chunk], used, used_bias)
-            parts.append(label_log_probs_(logits, targets[chunk], grad=slopes is not None))
+            logits = linear(hidden[chunk], *head)
+            parts.append(label_log_probs_(logits, targets[chunk], grad=trained or slopes is not None))
             if slopes is not None:
-                slopes[chunk] = logits @ used
-        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-        ctx.save_for_backward(slopes, targets, *((hidden, weight, bias) if trained else ()))
+                slopes[chunk] = logits @ head[0]
+            if kept is not None:
+                kept[chunk] = logits
+        ctx.save_for_backward(slopes, targets, *((hidden, weight, bias, kept) if trained else ()))
         return torch.cat(parts)
 
     @staticmethod
@@ -73,18 +81,39 @@ class _LabelLogProbs(torch.autograd.Function):
         dhidden = None if slopes is None else slopes * grad.to(slopes.dtype).unsqueeze(1)
         if not trained:
             return dhidden, None, None, None
-        hidden, weight, bias = trained
-        used, used_bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        hidden, weight, bias, kept = trained
+        factors = grad.to(hidden.dtype).unsqueeze(1)
         dweight = torch.zeros_like(weight)
         dbias = None if bias is None else torch.zeros_like(bias)
-        for chunk in _chunks(hidden, weight):
-            logits = linear(hidden[chunk], used, used_bias)
-            label_log_probs_(logits, targets[chunk], grad=True)
-            logits *= grad[chunk].to(logits.dtype).unsqueeze(1)
-            dweight += logits.t() @ hidden[chunk]
+        for chunk, dlogits in _logit_gradients(hidden, weight, bias, targets, kept):
+            dweight += dlogits.t() @ (hidden[chunk] * factors[chunk])
             if dbias is not None:
-                dbias += logits.sum(0)
+                dbias += (dlogits.t() @ factors[chunk]).squeeze(1)
         return dhidden, dweight, dbias, None
+
+
+def _logit_gradients(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    kept: torch.Tensor | None,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Of the labels' log-probabilities, by the logits: what was kept, or chunk by chunk computed again."""
+    if kept is not None:
+        yield slice(None), kept
+        return
+    head = _rounded(hidden.dtype, weight, bias)
+    for chunk in _chunks(hidden, weight):
+        logits = linear(hidden[chunk], *head)
+        label_log_probs_(logits, targets[chunk], grad=True)
+        yield chunk, logits
+
+
+def _rounded(
+    dtype: torch.dtype, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 _label_log_probs: Any = _LabelLogProbs.apply
