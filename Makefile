@@ -20,7 +20,7 @@ export PEERS ?= $(HOME)/.cache/llm-finetune/peers
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
-	@echo "make demo-files  the demo's model and records in $(DEMO)/demo, for a cluster"
+	@echo "make demo-files  the demo's model and records in $(DEMO)/seleki, for a cluster"
 	@echo "make test        lint, type checks and tests"
 	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
 	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
@@ -52,9 +52,9 @@ demo-files: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/python demo/make_files.py $(DEMO)
 	$(LLM_FINETUNE) run -f demo/pretrain_values.yaml
-	mkdir $(DEMO)/demo
-	cp -r $(DEMO)/base $(DEMO)/train.jsonl $(DEMO)/heldout.jsonl $(DEMO)/demo
-	@echo "$(DEMO)/demo: what demo_values.yaml reads; copy it to the volume as the release's notes say, from $(DEMO)"
+	mkdir $(DEMO)/seleki
+	cp -r $(DEMO)/base $(DEMO)/train.jsonl $(DEMO)/heldout.jsonl $(DEMO)/seleki
+	@echo "$(DEMO)/seleki: what demo_values.yaml reads; copy it to the volume as the release's notes say, from $(DEMO)"
 
 test: lint typecheck
 	$(BIN)/pytest

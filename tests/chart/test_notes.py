@@ -35,8 +35,8 @@ def test_every_command_names_what_there_is(chart_with_notes: Chart) -> None:
 def test_the_demos_files_are_one_folder(chart_with_notes: Chart) -> None:
     notes = chart_with_notes.notes(None, "-f", str(CHECKOUT / "demo_values.yaml"))
     uploads = [command for command in commands(notes) if ":/tmp/pvc-mount/'" in command]
-    assert uploads == ["kubectl -n space cp 'demo' 'mine-llm-finetune-dataaccess-0:/tmp/pvc-mount/'"]
-    assert "demo is a folder with base, train.jsonl, heldout.jsonl in it:" in notes
+    assert uploads == ["kubectl -n space cp 'seleki' 'mine-llm-finetune-dataaccess-0:/tmp/pvc-mount/'"]
+    assert "seleki is a folder with base, train.jsonl, heldout.jsonl in it:" in notes
     assert "Upload" not in chart_with_notes.notes()
 
 

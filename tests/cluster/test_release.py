@@ -28,10 +28,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     made = home / "made"
     subprocess.run([sys.executable, str(CHART / "demo" / "make_files.py"), str(made)], check=True)
-    (home / "demo").mkdir()
-    shutil.copytree(made / "untrained", home / "demo" / "base")
+    (home / "seleki").mkdir()
+    shutil.copytree(made / "untrained", home / "seleki" / "base")
     for name in ("train.jsonl", "heldout.jsonl"):
-        shutil.copy(made / name, home / "demo")
+        shutil.copy(made / name, home / "seleki")
     return home
 
 
@@ -83,7 +83,7 @@ def test_what_is_copied_out_is_loaded_and_used(release: Release, notes: str, hom
     assert "<html" in (tuned / "report.html").read_text()
     assert json.loads((tuned / "train_results.json").read_text())["steps"] == 20
     adapter = json.loads((tuned / "adapter_config.json").read_text())
-    adapter["base_model_name_or_path"] = str(home / "demo" / "base")
+    adapter["base_model_name_or_path"] = str(home / "seleki" / "base")
     (tuned / "adapter_config.json").write_text(json.dumps(adapter))
     for folder in (tuned, home / "quantized_model"):
         command = [sys.executable, "-m", "llm_finetune.cli", "chat", str(folder)]
