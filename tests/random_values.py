@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -70,10 +71,13 @@ def _of_type(kind: str, schema: Schema, root: Schema) -> st.SearchStrategy[Any]:
         case "integer":
             return st.integers(schema.get("minimum"), schema.get("maximum"))
         case "number":
-            return st.floats(*_range(schema), width=32).filter(lambda number: number not in _excluded(schema))
+            numbers = st.floats(*_range(schema), allow_nan=False, allow_infinity=False)
+            return numbers.filter(lambda number: number not in _excluded(schema))
         case "string":
-            pattern = st.from_regex(schema.get("pattern", ""), alphabet=CHARACTERS)
-            return pattern.filter(lambda text: len(text) <= schema.get("maxLength", 400))
+            # Helm's `\s` and `\d` are ASCII's.
+            pattern = st.from_regex(re.compile(schema.get("pattern", ""), re.ASCII), alphabet=CHARACTERS)
+            # Python's `$` also matches before a last line break.
+            return pattern.filter(lambda text: len(text) <= schema.get("maxLength", 400) and "\n" not in text)
         case "array":
             return st.lists(
                 allowed(schema.get("items", {}), root),

@@ -37,7 +37,10 @@ def test_the_demos_files_are_one_folder(chart_with_notes: Chart) -> None:
     uploads = [command for command in commands(notes) if ":/tmp/pvc-mount/'" in command]
     assert uploads == ["kubectl -n space cp 'seleki' 'mine-llm-finetune-dataaccess-0:/tmp/pvc-mount/'"]
     assert "seleki is a folder with base, train.jsonl, heldout.jsonl in it:" in notes
-    assert "Upload" not in chart_with_notes.notes()
+    assert "names its base as /tmp/pvc-mount/seleki/base" in notes
+    plain = chart_with_notes.notes()
+    assert "Upload" not in plain
+    assert "names its base" not in plain
 
 
 def test_what_uninstall_keeps(chart_with_notes: Chart) -> None:

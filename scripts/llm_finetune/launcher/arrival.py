@@ -19,6 +19,7 @@ POLL_SECONDS = 2.0
 STILL_SECONDS = 10.0  # without growth, a file may be whole
 OLD_SECONDS = 60.0  # a file that was last written so long ago is not being copied
 NEWS_SECONDS = 60.0
+COMING = "is still being copied"
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def _await(one: Awaited, end: float, minutes: float, copying: Copying) -> None:
         state = "is not there yet"
         if seen:
             still = time.monotonic() - still_since
-            state = "is still being copied"
+            state = COMING
             if still >= STILL_SECONDS:
                 flaw = next(filter(None, map(missing_end, seen)), None)
                 if flaw is None:
@@ -103,9 +104,8 @@ def _await(one: Awaited, end: float, minutes: float, copying: Copying) -> None:
         if now - told >= NEWS_SECONDS:
             told = now
             left = (end - now) / 60
-            log.info(
-                "%s: %s %s; waiting %.0f min more; %s", one.key, one.path, state, left, _run(one, copying)
-            )
+            hint = "" if state == COMING else f"; {_run(one, copying)}"
+            log.info("%s: %s %s; waiting %.0f min more%s", one.key, one.path, state, left, hint)
         time.sleep(min(POLL_SECONDS, max(0.0, end - now)))
         before, seen = seen, _sizes(one.path)
         if seen != before:
