@@ -37,18 +37,7 @@ def main() -> None:
     results: Answer = {"machine": machine(), "times": {}}
     rows, pictured = [], []
     for times in options.times or (1, 100):
-        folder = _made(times)
-        ours = [sys.executable, str(HERE / "preparers/ours.py"), str(folder)]
-        trl = [peer("trl"), str(HERE / "preparers/trl_trainer.py"), str(folder)]
-        both = {"TOKENIZERS_PARALLELISM": "true"}
-        programs = [
-            Program("ours", ours, environment=both),
-            Program("TRL, one process", [*trl, "1"], environment={**both, **tcmalloc()}),
-            Program(
-                f"TRL, {available_cores()} processes", [*trl, str(available_cores())], environment=tcmalloc()
-            ),
-        ]
-        found = in_turns(programs, options.rounds if times == 1 else 1)
+        found = in_turns(_programs(_made(times), alone=times == 1), options.rounds if times == 1 else 1)
         results["times"][times] = found
         rows += _rows(found, RECORDS * times)
         pictured += [
@@ -58,6 +47,20 @@ def main() -> None:
     print(table)
     title = f"Preparing, on {results['machine']['cores']} cores (records a second)"
     write(options.out, "preparation", results, table, bars(title, pictured, ""))
+
+
+def _programs(folder: Path, *, alone: bool) -> list[Program]:
+    """Ours and TRL, which is told how many processes to take; `alone`: and as it comes, in its own."""
+    ours = [sys.executable, str(HERE / "preparers/ours.py"), str(folder)]
+    trl = [peer("trl"), str(HERE / "preparers/trl_trainer.py"), str(folder)]
+    cores = available_cores()
+    programs = [
+        Program("ours", ours, environment={"TOKENIZERS_PARALLELISM": "true"}),
+        Program(f"TRL, {cores} processes", [*trl, str(cores)], environment=tcmalloc()),
+    ]
+    if alone:
+        programs.append(Program("TRL as it comes", trl, environment=tcmalloc()))
+    return programs
 
 
 def _made(times: int) -> Path:

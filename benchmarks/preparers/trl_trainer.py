@@ -1,4 +1,4 @@
-"""TRL's: datasets reads the file, SFTTrainer tokenizes and packs.     python … FOLDER PROCESSES"""
+"""TRL's: datasets reads the file, SFTTrainer tokenizes and packs.     python … FOLDER [PROCESSES]"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-folder, processes = Path(sys.argv[1]), int(sys.argv[2])
+folder, processes = Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else None
 tokenizer = AutoTokenizer.from_pretrained(folder / "model")
 model = LlamaForCausalLM(
     LlamaConfig(
