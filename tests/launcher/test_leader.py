@@ -30,4 +30,5 @@ def test_a_verdict_is_kept_for_workers_that_come_later(tmp_path: Path) -> None:
     verdict = Member(NAME, ("127.0.0.1", port), "settings", 20).next()
     assert isinstance(verdict, Ending)
     assert verdict.exit_code == RestartsError.exit_code
+    assert "resources.memoryLimit" in verdict.message
     leader.wait()

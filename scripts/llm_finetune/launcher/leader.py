@@ -113,12 +113,18 @@ class Leader:
         self._signs.await_other_job(self._job, self._crew.patience_seconds)
         verdict = None
         if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
-            words = f"a round ended without a word{self._signs.left()}"
+            words = f"a round ended without a word{self._signs.left() or self._never_seen()}"
             verdict = self._over(Ending(GroupError.exit_code, words))
         while verdict is None:
             verdict = self._over(self._round())
         self._tally.finish()
         return verdict
+
+    def _never_seen(self) -> str:
+        return (
+            f"; {self._name} was killed before its first sign of life: is there too little memory to load "
+            "what it needs (resources.memoryLimit)?"
+        )
 
     def _round(self) -> Ending:
         """One round, or the reason why there is none."""
