@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm_finetune import run_folder
@@ -20,6 +20,7 @@ from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.stored import StoredWeights
+from llm_finetune.report import results
 
 ANY = settings(
     deadline=None,
@@ -92,6 +93,16 @@ def describe(model: Path) -> None:
     config = base.load_config(fetch(str(model), None, weights=True, code=False), False)
     base.check_fits(config, base.load_tokenizer(model, False), 64)
     base.outline(config, False)
+
+
+@given(content=st.binary(max_size=50))
+@example(content=b'{"train_loss": 0.')
+@ANY
+def test_any_bytes_for_an_earlier_result(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.mktemp("results") / "train_results.json"
+    file.write_bytes(content)
+    with right_or(OutputError, "train_results.json"):
+        results.read_result(file)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])

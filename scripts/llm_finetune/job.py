@@ -58,7 +58,10 @@ def _run_stages(wanted: list[str], settings: Settings, inputs: Inputs, group: Gr
     if left or "report" not in folder.done:
         left.append("report")
     if not left:
-        log.info("nothing to do: %s holds this very run, finished; --fresh runs it anew", folder.path)
+        log.info(
+            "nothing to do: %s holds this very run, finished; --fresh or another outputDir runs it anew",
+            folder.path,
+        )
         return
     if group.ranks.is_writer:
         folder.path.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
     if old.get("deciding") == deciding["train"]:
         done = _done(path, old, deciding)
         checkpoint = None if "train" in done else folders.newest_whole(path)
-        base = results.read_json(path / results.BASE) or {}
+        base = results.read_result(path / results.BASE)
         has_base = base.get("deciding") == deciding["evaluate"]
         return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0), has_base)
     left = _left_by_a_run(path)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.tally import Tally
@@ -39,3 +44,21 @@ def test_a_job_that_is_over_or_another_one_begins_anew_and_keeps_the_logs_apart(
     other = Tally(file, "another", 3)
     assert (other.number, other.failures, other.is_unfinished) == (0, 0, False)
     assert other.begin() == 3
+
+
+KEPT = st.dictionaries(
+    st.sampled_from(["job", "number", "begun_at", "failures", "running", "over"]),
+    st.none() | st.booleans() | st.integers(0, 9) | st.floats() | st.sampled_from(["job", ""]),
+)
+
+
+@given(content=st.binary(max_size=20) | KEPT.map(lambda kept: json.dumps(kept).encode()))
+@settings(deadline=None)
+def test_a_broken_count_does_not_keep_a_job_from_going_on(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    file = tmp_path_factory.mktemp("volume") / "rounds.json"
+    file.write_bytes(content)
+    first = Tally(file, "job", 3)
+    number = first.begin()
+    assert Tally(file, "job", 3).begin() == number + 1

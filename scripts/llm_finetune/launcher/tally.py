@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.volume import writing
 from llm_finetune.report.results import read_json, write_json
+
+COUNTS = ("number", "begun_at", "failures")
+
+log = logging.getLogger(__name__)
 
 
 class Tally:
@@ -25,12 +31,12 @@ class Tally:
         self.allowed = allowed
         self._file = file
         self._job = job
-        kept = read_json(file) or {}
+        kept = _read(file)
         if kept.get("job") != job or kept.get("over"):
-            kept = {"number": kept.get("number", 0), "begun_at": kept.get("number", 0)}
+            kept = {"number": kept["number"], "begun_at": kept["number"], "failures": 0}
         self.number: int = kept["number"] - kept["begun_at"]
         self._begun_at: int = kept["begun_at"]
-        self.failures: int = kept.get("failures", 0)
+        self.failures: int = kept["failures"]
         self.is_unfinished = bool(kept.get("running"))
 
     def begin(self) -> int:
@@ -58,3 +64,15 @@ class Tally:
         }
         with writing(self._file):
             write_json(self._file, {**content, **more})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What is kept there; a file that is broken must not keep the job from going on."""
+    try:
+        kept = read_json(file) or dict.fromkeys(COUNTS, 0)
+        if not all(isinstance(kept[name], int) for name in COUNTS):
+            raise TypeError("counts that are no numbers")
+        return kept
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be read (%r): the rounds are counted anew", file, error)
+        return dict.fromkeys(COUNTS, 0)

@@ -63,7 +63,7 @@ def write_report(output_dir: Path) -> Path:
     Returns:
         The page.
     """
-    found: Json = {name: results.read_json(output_dir / file) or {} for name, file in FILES.items()}
+    found: Json = {name: results.read_result(output_dir / file) for name, file in FILES.items()}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # prompts and answers are anybody's text

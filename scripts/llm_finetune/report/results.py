@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llm_finetune.errors import OutputError
+
 TRAIN = "train_results.json"
 BASE = "base_results.json"  # of the base model alone, until the tuned one's are there too
 EVAL = "eval_results.json"
@@ -34,6 +36,20 @@ def read_json(file: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What an earlier stage left; empty where it left nothing.
+
+    Raises:
+        OutputError: the file is broken.
+    """
+    try:
+        return read_json(file) or {}
+    except (ValueError, OSError) as error:
+        raise OutputError(
+            f"{file}: cannot be read ({error}); delete it and start the same command again"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -81,7 +81,7 @@ def keep(judged: Judged, deciding: Deciding, folder: Path) -> None:
 
 def kept(folder: Path) -> Judged:
     """What `keep` left."""
-    judged = (results.read_json(folder / results.BASE) or {})["judged"]
+    judged = results.read_result(folder / results.BASE)["judged"]
     return Judged(Evaluation(**judged["loss"]), [Sample(**sample) for sample in judged["samples"]])
 
 
@@ -98,5 +98,5 @@ def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> No
             "samples": side_by_side(base.samples if base else [], tuned.samples if tuned else []),
         }
         results.write_json(folder / results.EVAL, evaluation)
-    training = results.read_json(folder / results.TRAIN) or {}
+    training = results.read_result(folder / results.TRAIN)
     results.write_json(folder / results.ALL, {**training, **evaluation})
