@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -41,7 +41,8 @@ def locked(path: Path, patience_seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        (path / NAME).unlink(missing_ok=True)
+        with suppress(OSError):  # the volume may be what failed; without this process the file means nothing
+            (path / NAME).unlink()
         file.close()
 
 

@@ -58,11 +58,13 @@ def empty(volume: Path) -> None:
 
 
 def read_only(volume: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
+    """A mount over it: the file system itself cannot be made read-only while a file is open."""
+    subprocess.run(["mount", "--bind", str(volume), str(volume)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(volume)], check=True)
 
 
 def writable(volume: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,rw", str(volume)], check=True)
+    subprocess.run(["umount", str(volume)], check=True)
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], str]] = {
