@@ -63,8 +63,6 @@ def _run_stages(wanted: list[str], settings: Settings, inputs: Inputs, group: Gr
             folder.path,
         )
         return
-    if group.ranks.is_writer:
-        folder.path.mkdir(parents=True, exist_ok=True)
     if {"train", "evaluate"} & set(left):
         _train_and_evaluate(settings, inputs, folder, group)
     if group.ranks.is_writer:
