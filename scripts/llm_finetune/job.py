@@ -105,7 +105,6 @@ def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Decid
 
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
     """Both at once: the base model has to be judged before its weights are trained."""
-    set_seed(settings.train.seed)
     trains = settings.do_train and "train" not in folder.done
     model, precision = _load_base(settings, inputs, group, trains=trains)
     tuned: torch.nn.Module | None
@@ -145,6 +144,8 @@ def _tuned(
     group: Group,
 ) -> torch.nn.Module:
     """The model after training, which stands in the output folder then."""
+    # Here, since a run that goes on does not judge the base model again, which may draw random numbers.
+    set_seed(settings.train.seed)
     if settings.train.use_lora:
         model = adapters.add_adapters(model, lora_plan(settings))
         if _on_cpu(settings):

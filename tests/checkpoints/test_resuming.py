@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from command import assignments
 from llm_finetune.checkpoints import folders
 from plain import PLAIN
-from warm import Moment, Warm
+from warm import Moment, Warm, in_step
 
 KILLED = -9
 
@@ -73,6 +73,17 @@ def test_another_number_of_ranks_goes_on_with_the_same_steps(
     expected = weights(tmp_path / "steady")
     for name, weight in weights(tmp_path / "changed").items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_with_the_same_adapters(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """The second start finds the base model judged already, and draws no random numbers for that."""
+    judged = {"doEval": True, "train__saveStrategy": "no", "train__maxSteps": 4}
+    assert warm.run(options(tmp_path / "steady", **judged)).code == 0
+    assert warm.run(options(tmp_path / "killed", **judged), in_step(2)).code == KILLED
+    assert warm.run(options(tmp_path / "killed", **judged)).code == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "steady")
 
 
 def test_ranks_that_do_not_divide_a_step_make_smaller_ones_or_are_refused(
