@@ -38,11 +38,12 @@ def cluster() -> Iterator[Path | None]:
         pytest.exit("the kubeconfig names no cluster, and none stands beside the checkout", returncode=2)
     os.environ["KUBECONFIG"] = own["KUBECONFIG"]
     os.environ["PATH"] = own["PATH"].replace("$PATH", os.environ["PATH"])
-    ran_before = _succeeds("kubectl", "get", "--raw", "/readyz", "--request-timeout=5s")
+    if _succeeds("kubectl", "get", "--raw", "/readyz", "--request-timeout=5s"):
+        yield TEST_CLUSTER
+        return
     sh(str(TEST_CLUSTER), "up", "2", timeout_seconds=1800)
     yield TEST_CLUSTER
-    if not ran_before:
-        sh(str(TEST_CLUSTER), "down", "--wipe")
+    sh(str(TEST_CLUSTER), "down", "--wipe")
 
 
 def _environment_of_test_cluster() -> dict[str, str]:
