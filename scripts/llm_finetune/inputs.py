@@ -80,16 +80,19 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     return config, tokenizer
 
 
-def check_training_fits(settings: Settings, inputs: Inputs, precision: Precision, processes: int) -> None:
-    """Raises SettingsError where this machine cannot hold the training, before the weights are read.
+def fitted_to_memory(settings: Settings, inputs: Inputs, precision: Precision, processes: int) -> Settings:
+    """The settings with what they leave to the memory that there is, before the weights are read.
 
     Args:
         processes: that share the machine.
+
+    Raises:
+        SettingsError: this machine cannot hold the training.
     """
     assert inputs.prepared
     rows = inputs.prepared.summary.train
     model = base.outline(inputs.config, settings.trust_remote_code)
-    check_memory(
+    checkpointing = check_memory(
         adapters.add_adapters(model, lora_plan(settings)) if settings.train.use_lora else model,
         settings.train,
         precision,
@@ -97,6 +100,8 @@ def check_training_fits(settings: Settings, inputs: Inputs, precision: Precision
         row_labels=rows.trained_tokens / rows.rows,
         processes=processes,
     )
+    train = settings.train.model_copy(update={"gradient_checkpointing": checkpointing})
+    return settings.model_copy(update={"train": train})
 
 
 def lora_plan(settings: Settings) -> adapters.LoraPlan:

@@ -15,7 +15,7 @@ from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError, SettingsError
 from llm_finetune.folder_lock import locked
-from llm_finetune.inputs import Inputs, check_training_fits, gather, lora_plan
+from llm_finetune.inputs import Inputs, fitted_to_memory, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
 from llm_finetune.model.isolation import check_isolation
@@ -106,7 +106,10 @@ def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Decid
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
     """Both at once: the base model has to be judged before its weights are trained."""
     trains = settings.do_train and "train" not in folder.done
-    model, precision = _load_base(settings, inputs, group, trains=trains)
+    precision = _precision(settings, group)
+    if trains:
+        settings = fitted_to_memory(settings, inputs, precision, group.ranks.local_size)
+    model = _load_base(settings, inputs, precision)
     tuned: torch.nn.Module | None
     stages = _deciding(settings, inputs)
     if settings.do_train and group.ranks.is_writer:
@@ -212,30 +215,29 @@ def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
     }
 
 
-def _load_base(
-    settings: Settings, inputs: Inputs, group: Group, *, trains: bool
-) -> tuple[torch.nn.Module, Precision]:
+def _precision(settings: Settings, group: Group) -> Precision:
+    bf16 = settings.train.bf16
+    if bf16 == "auto":
+        # All ranks or none: the same weights in two formats would not be the same model.
+        bf16 = group.sum_([has_bf16()])[0] == group.ranks.size
+    return choose_precision(bf16, trains_all_weights=settings.do_train and not settings.train.use_lora)
+
+
+def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torch.nn.Module:
     """The base model on its device, proved to keep the records of a row apart."""
     train_settings = settings.train
     if train_settings.use_ipex and extension.is_installed():
         log.info("using the kernels of the Intel extension %s", extension.register_kernels())
-    bf16 = train_settings.bf16
-    if bf16 == "auto":
-        # All ranks or none: the same weights in two formats would not be the same model.
-        bf16 = group.sum_([has_bf16()])[0] == group.ranks.size
-    precision = choose_precision(bf16, trains_all_weights=settings.do_train and not train_settings.use_lora)
-    if trains:
-        check_training_fits(settings, inputs, precision, group.ranks.local_size)
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
-    model = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
+    model: torch.nn.Module = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
     if train_settings.dataset_concatenation:
         check_isolation(model, inputs.config.get_text_config().vocab_size)
     if not _on_cpu(settings):
-        return model.to("cuda"), precision
+        return model.to("cuda")
     speed = train_settings.speed
     switches = Switches(speed.attention, speed.head, speed.layers)
     quicken(model, switches, partial(label_log_probs, model), ignored=IGNORED)
-    return model, precision
+    return model
 
 
 def _on_cpu(settings: Settings) -> bool:

@@ -75,6 +75,7 @@ def test_the_estimate_is_near_what_training_takes(use_lora: bool, gradient_check
         positions=ROWS * POSITIONS,
         labels=ROWS * POSITIONS // 2,
         gradient_checkpointing=gradient_checkpointing,
+        whole_logits=True,
     )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["peft", "transformers.models.llama", "llm_finetune.objective.supervised"])
@@ -96,7 +97,9 @@ def test_least_is_what_no_batch_size_can_lower() -> None:
 
     model, fp32 = outline(sizes(), False), Precision(torch.float32, autocast=False)
     small, large = (
-        training_need(model, fp32, positions=size, labels=size, gradient_checkpointing=False)
+        training_need(
+            model, fp32, positions=size, labels=size, gradient_checkpointing=False, whole_logits=True
+        )
         for size in (1, 10_000)
     )
     assert small.least == large.least < large.total

@@ -17,10 +17,10 @@ from tiny import tiny_model
 GIGABYTE = 1_000_000_000
 
 
-def check(monkeypatch: pytest.MonkeyPatch, limit: int, processes: int = 1, **train: Any) -> None:
+def check(monkeypatch: pytest.MonkeyPatch, limit: int, processes: int = 1, **train: Any) -> bool:
     settings = load([], [], [f"distributed.train.{key}={value}" for key, value in train.items()], []).settings
     monkeypatch.setattr(fits, "memory_limit", lambda: limit)
-    fits.check_memory(
+    return fits.check_memory(
         tiny_model("llama"),
         settings.train,
         Precision(torch.float32, autocast=False),
@@ -43,11 +43,18 @@ def test_what_is_close_is_a_warning_with_what_to_lower(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        check(monkeypatch, GIGABYTE, perDeviceBatchSize=128, gradientAccumulationSteps=3)
+        shape = {"perDeviceBatchSize": 128, "gradientAccumulationSteps": 3}
+        check(monkeypatch, GIGABYTE, **shape, gradientCheckpointing="false")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "perDeviceBatchSize: 64 with gradientAccumulationSteps: 6" in record.getMessage()
-    assert "gradientCheckpointing: true" in record.getMessage()
+    assert "gradientCheckpointing: auto" in record.getMessage()
+
+
+def test_activations_are_computed_again_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(monkeypatch, GIGABYTE, perDeviceBatchSize=128)
+    assert not check(monkeypatch, 100 * GIGABYTE, perDeviceBatchSize=128)
+    assert check(monkeypatch, 100 * GIGABYTE, gradientCheckpointing="true")
 
 
 def test_what_fits_is_told_without_a_warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from llm_finetune.model.fast.head import CHUNK_BYTES, KEPT_BYTES
 from llm_finetune.model.precision import Precision
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def training_need(
     positions: int,
     labels: int,
     gradient_checkpointing: bool,
+    whole_logits: bool,
 ) -> MemoryNeed:
     """The need of a training step; activations are an estimate, all else is counted.
 
@@ -69,6 +71,7 @@ def training_need(
         positions: of a batch.
         labels: how many of them are trained on.
         gradient_checkpointing: layers keep their inputs alone, and one layer at a time all.
+        whole_logits: of all labels at once, as the model's own head makes them.
     """
     config = model.config.get_text_config()
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -79,13 +82,18 @@ def training_need(
     activations = a_layer * layers
     if gradient_checkpointing:
         activations = a_layer + layers * positions * config.hidden_size * width
+    head = model.get_output_embeddings()
+    is_trained = head is not None and any(weight.requires_grad for weight in head.parameters())
+    logits = LOGIT_COPIES * labels * config.vocab_size * FP32_BYTES
+    if not whole_logits:
+        logits = min(logits, LOGIT_COPIES * CHUNK_BYTES + is_trained * KEPT_BYTES)
     return MemoryNeed(
         process=PROCESS_BYTES,
         weights=frozen * width + trained * FP32_BYTES,
         gradients=trained * FP32_BYTES,
         optimizer=2 * trained * FP32_BYTES,
         activations=activations,
-        logits=LOGIT_COPIES * labels * config.vocab_size * FP32_BYTES,
+        logits=logits,
     )
 
 

@@ -129,8 +129,11 @@ class TrainSettings(Section):
     )
     weight_decay: float = key(number(at_least=0), 0.0, "AdamW's weight decay.")
     max_grad_norm: float = key(number(at_least=0), 1.0, "Gradients are clipped to this norm; 0: not clipped.")
-    gradient_checkpointing: bool = key(
-        flag(), False, "Compute activations again in the backward pass: less memory, about a third slower."
+    gradient_checkpointing: bool | Literal["auto"] = key(
+        choice(True, False, "auto"),
+        "auto",
+        "Compute activations again in the backward pass: less memory, about a third slower; "
+        "auto does so where memory is short.",
     )
     seed: int = key(whole(0, 2**32 - 1), 42, "Seed of the split, the order and the adapter.")
     logging_steps: int | float = key(

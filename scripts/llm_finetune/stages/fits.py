@@ -1,8 +1,9 @@
-"""Whether a training fits into memory: said before the model loads, with what to lower."""
+"""How a training fits into memory: said before the model loads, with what to lower."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from transformers import PreTrainedModel
 
@@ -27,7 +28,7 @@ def check_memory(
     row_positions: float,
     row_labels: float,
     processes: int,
-) -> None:
+) -> bool:
     """Says what the training will take; warns where that is close to what there is.
 
     Args:
@@ -36,18 +37,28 @@ def check_memory(
         row_labels: of a row, how many positions are trained on.
         processes: that share this machine.
 
+    Returns:
+        Whether activations are to be computed again in the backward pass.
+
     Raises:
         SettingsError: weights, gradients and optimizer alone are more than there is.
     """
     rows = settings.per_device_batch_size
-    need = training_need(
+    need_if = partial(
+        training_need,
         outline,
         precision,
         positions=round(rows * row_positions),
         labels=round(rows * row_labels),
-        gradient_checkpointing=settings.gradient_checkpointing,
+        whole_logits=settings.speed.head == "off",
     )
     limit = memory_limit()
+    checkpointing = settings.gradient_checkpointing
+    if checkpointing == "auto":
+        checkpointing = need_if(gradient_checkpointing=False).total * processes > CLOSE * limit
+        if checkpointing:
+            log.info("gradientCheckpointing: memory is short, so activations are computed again")
+    need = need_if(gradient_checkpointing=checkpointing)
     told = f"{_told(need, processes)}; there are {size(limit)}"
     if need.least * processes > limit:
         raise SettingsError(f"not enough memory: training takes {told}; {_remedy(settings, need, precision)}")
@@ -55,6 +66,7 @@ def check_memory(
         log.warning("memory is short: training takes %s; %s", told, _remedy(settings, need, precision))
     else:
         log.info("memory: training takes %s", told)
+    return checkpointing
 
 
 def _told(need: MemoryNeed, processes: int) -> str:
@@ -77,8 +89,8 @@ def _remedy(settings: TrainSettings, need: MemoryNeed, precision: Precision) -> 
                 f"perDeviceBatchSize: {half} with gradientAccumulationSteps: "
                 f"{settings.gradient_accumulation_steps * settings.per_device_batch_size // half}"
             )
-        if not settings.gradient_checkpointing:
-            remedies.append("gradientCheckpointing: true")
+        if settings.gradient_checkpointing is False:
+            remedies.append("gradientCheckpointing: auto")
         remedies.append(f"a maxSeqLength below {settings.max_seq_length}")
     remedies.append("a smaller model, or more memory")
     return f"below distributed.train try {', or '.join(remedies)}"
