@@ -121,9 +121,9 @@ def test_bf16_that_the_processor_lacks_is_refused_unless_auto(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from llm_finetune import start
+    from llm_finetune import machine
 
-    monkeypatch.setattr(start, "has_bf16", lambda: False)
+    monkeypatch.setattr(machine, "has_bf16", lambda: False)
     values = {
         "modelNameOrPath": str(model_folder),
         "train__datasetName": None,

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(path: Path, patience_seconds: float) -> Iterator[None]:
-    """Holds the folder while the body runs; makes it where it is not there.
+    """Holds the folder while the body runs; makes it where it is not there, and leaves none that is empty.
 
     A lock of POSIX, which NFS knows as well and no child inherits. Where the file system has none, a warning
     is all.
@@ -37,6 +37,7 @@ def locked(path: Path, patience_seconds: float) -> Iterator[None]:
         GroupError: another run holds it for longer than the patience.
         OutputError: the folder cannot be written.
     """
+    was_there = path.is_dir()
     file = _taken(path, time.monotonic() + patience_seconds)
     try:
         yield
@@ -44,6 +45,9 @@ def locked(path: Path, patience_seconds: float) -> Iterator[None]:
         with suppress(OSError):  # the volume may be what failed; without this process the file means nothing
             (path / NAME).unlink()
         file.close()
+        if not was_there:
+            with suppress(OSError):  # something was written
+                path.rmdir()
 
 
 def _taken(path: Path, end: float) -> TextIO:
