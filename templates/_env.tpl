@@ -10,7 +10,7 @@
 {{- if .enabled -}}
 envFrom:
   - configMapRef:
-      name: {{ .configMapName }}
+      name: {{ .configMapName | quote }}
 {{ end -}}
 {{- end -}}
 env:

@@ -69,8 +69,8 @@ that had to be changed gets a hash of the whole, so that two long ones stay apar
 {{/* What selects an object's pods; takes (list . "component"). */}}
 {{- define "llm-finetune.selector" -}}
 {{- $ := first . -}}
-app.kubernetes.io/name: {{ default $.Chart.Name $.Values.nameOverride }}
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/name: {{ default $.Chart.Name $.Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ $.Release.Name | quote }}
 app.kubernetes.io/component: {{ last . }}
 {{- end }}
 

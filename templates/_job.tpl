@@ -68,7 +68,7 @@ topologySpreadConstraints:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 terminationGracePeriodSeconds: {{ include "llm-finetune.whole" .Values.terminationGracePeriodSeconds }}
 containers:
@@ -103,7 +103,7 @@ volumes:
 - --data-pod
 - {{ include "llm-finetune.dataPod" . | quote }}
 - --namespace
-- {{ .Release.Namespace }}
+- {{ .Release.Namespace | quote }}
 - --grace-seconds
 # What is left of the grace period is for the launcher's own last words.
 - {{ sub (include "llm-finetune.whole" .Values.terminationGracePeriodSeconds | int64) 20 | quote }}

@@ -16,7 +16,7 @@ annotations:
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with include "llm-finetune.serviceAccountName" . }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
@@ -51,7 +51,7 @@ securityContext:
 {{- with .Values.resources }}
 {{- if .nodeSelectorLabel }}
 nodeSelector:
-  {{ .nodeSelectorLabel }}: {{ include "llm-finetune.quantity" .nodeSelectorValue | quote }}
+  {{ .nodeSelectorLabel | quote }}: {{ include "llm-finetune.quantity" .nodeSelectorValue | quote }}
 {{- end }}
 {{- end }}
 {{- with .Values.tolerations }}

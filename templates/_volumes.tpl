@@ -3,7 +3,7 @@
 {{- define "llm-finetune.storageVolumes" -}}
 - name: storage
   persistentVolumeClaim:
-    claimName: {{ include "llm-finetune.claimName" . }}
+    claimName: {{ include "llm-finetune.claimName" . | quote }}
 - name: tmp
   emptyDir: {}
 {{- end }}
@@ -26,14 +26,14 @@ token's mount it would be root's, and no cache could be written.
 {{- with include "llm-finetune.secretName" . }}
 - name: token
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     items:
       - key: token
         path: token
 {{- end }}
 - name: settings
   configMap:
-    name: {{ include "llm-finetune.settingsName" . }}
+    name: {{ include "llm-finetune.settingsName" . | quote }}
 - name: shm
   emptyDir:
     medium: Memory

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tiny import SENTENCES, tiny_model, write_records
 from warm import Warm
+
+# The same examples each time, so that a failure comes again; --hypothesis-profile=default looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -79,6 +79,24 @@ def test_every_key_at_once_validates(chart: Chart) -> None:
     validate(chart.render(FULL))
 
 
+@pytest.mark.parametrize("name", ["0", "1e3", "0x1f", "1.5", "null", "true"])
+def test_names_that_look_like_numbers_stay_names(
+    chart: Chart, operator: jsonschema.Draft7Validator, name: str
+) -> None:
+    values = {
+        "serviceAccount": {"name": name},
+        "secret": {"existingSecret": name},
+        "image": {"pullSecrets": [name]},
+        "priorityClassName": name,
+        "queueName": name,
+        "resources": {"nodeSelectorLabel": name, "nodeSelectorValue": name},
+    }
+    for storage in ({"storageClassName": name}, {"existingClaim": name}):
+        objects = chart.render({**values, "storage": storage}, "--namespace", "5", release="7")
+        validate(objects)
+        operator.validate(job_of(objects))
+
+
 def validate(objects: list[Object]) -> None:
     job = job_of(objects)
     pod = {"apiVersion": "v1", "kind": "Pod", **worker(job)}
