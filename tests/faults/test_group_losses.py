@@ -114,7 +114,7 @@ def test_ccl_that_hangs_after_a_death_is_ended(
 ) -> None:
     """With a stand-in for oneCCL's bindings whose collectives never return, from the ninth on."""
     packages = write_stand_in(tmp_path / "packages", "calls > 8 and time.sleep(1000)")
-    monkeypatch.setenv("PYTHONPATH", f"{packages}:{os.environ['PYTHONPATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
     pods = job(2, train__ddpBackend="ccl", restarts=0)
     pods.start()
     pods.until_step(7)
