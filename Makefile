@@ -26,7 +26,7 @@ help:
 	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
 	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
-	@echo "make benchmark   measure it in turns with what else there is, which is installed first (30 minutes)"
+	@echo "make benchmark   measure it in turns with what else there is, which is installed first (40 minutes)"
 	@echo "make lock        pin the newest versions that fit"
 
 install: $(INSTALLED)
@@ -85,12 +85,13 @@ lock:
 	    --no-emit-index-url --no-emit-find-links --output-file requirements/$$stack.txt; \
 	done
 
-# On an idle machine: 30 minutes on two cores. Tables, JSON and pictures: benchmarks/results.
+# On an idle machine: 40 minutes on two cores. Tables, JSON and pictures: benchmarks/results.
 benchmark: $(INSTALLED) benchmark-peers
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/preparation.py
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/recovery.py
 
 benchmark-peers: $(INSTALLED) $(PEERS)/trl/.installed $(PEERS)/llamafactory/.installed $(PEERS)/llama-cpp/.installed
 
