@@ -81,7 +81,7 @@ def cases(work: Path) -> list[Case]:
     one, two = (_settings(work, model, records, processes) for processes in (1, 2))
     ours = [sys.executable, "-m", "llm_finetune.cli", "run", "--settings", str(one)]
     worker = [sys.executable, "-m", "llm_finetune.cli", "worker", "--settings", str(two)]
-    program = [str(HERE / "trainers" / "killed_trainer.py"), str(model), str(records), str(work / "out")]
+    program = [str(HERE / "killed_trainer.py"), str(model), str(records), str(work / "out")]
     plain = [sys.executable, *program]
     agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
     killed, told, lost = "the process is killed", "the process is told to stop", "one of two ranks is killed"
@@ -161,7 +161,7 @@ def _made(files: Path) -> tuple[Path, Path]:
 
 
 def _settings(work: Path, model: Path, records: Path, processes: int) -> Path:
-    """A settings file, as the chart mounts it, that asks for what trainers/killed_trainer.py does."""
+    """A settings file, as the chart mounts it, that asks for what killed_trainer.py does."""
     tree = load([]).settings.to_values()
     tree |= {"modelNameOrPath": str(model), "doEval": False, "processesPerWorker": processes}
     tree["script"] = str(HERE.parent / "scripts" / "finetune.py")

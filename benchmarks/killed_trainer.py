@@ -1,7 +1,7 @@
 # ruff: noqa: E402
 """The peer of recovery.py: transformers' Trainer as its documentation uses it, going on where it can.
 
-python benchmarks/trainers/killed_trainer.py MODEL RECORDS OUTPUT
+python benchmarks/killed_trainer.py MODEL RECORDS OUTPUT
 """
 
 from __future__ import annotations
