@@ -14,15 +14,20 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Literal
 
 PATIENCE = 300
 REACHED = ".reached"  # a file that says that a process is at its moment
+# multiprocessing asks after all its processes whenever one starts: where two threads of a test ask at once,
+# one reads the exit code, and the other finds nothing left to read and takes that for 255.
+ASKING = threading.Lock()
 PRELOADED = ["warm", "llm_finetune.cli", "llm_finetune.start", "llm_finetune.job", "peft", "datasets"]
 
 
@@ -78,12 +83,14 @@ class Warm:
         self, arguments: list[str], moment: Moment | None = None, environment: dict[str, str] | None = None
     ) -> tuple[ForkServerProcess, Path]:
         """A process that runs `llm-finetune *arguments`, and the file of what it says."""
-        self._started += 1
-        said = self._folder / f"{self._started}.txt"
+        with ASKING:
+            self._started += 1
+            said = self._folder / f"{self._started}.txt"
         said.touch()
         given = (arguments, moment, {**_inherited(), **(environment or {})}, said)
         process = self._context.Process(target=_run, args=given)
-        process.start()
+        with ASKING:
+            process.start()
         return process, said
 
     def run(self, arguments: list[str], moment: Moment | None = None) -> Ended:
@@ -113,7 +120,7 @@ def reached(process: ForkServerProcess, said: Path) -> None:
     """Waits until the process is at its moment."""
     end = time.monotonic() + PATIENCE
     while not said.with_suffix(REACHED).exists():
-        assert process.is_alive(), said.read_text()
+        assert not wait([process.sentinel], 0), said.read_text()
         assert time.monotonic() < end, said.read_text()
         time.sleep(0.02)
 
@@ -135,14 +142,13 @@ def signalled(process: ForkServerProcess, said: Path, *numbers: int) -> Ended:
 
 def ended(process: ForkServerProcess, said: Path) -> Ended:
     """Waits for a process."""
-    process.join(PATIENCE)
-    if process.exitcode is None:
+    if not wait([process.sentinel], PATIENCE):
         process.kill()
         raise AssertionError(f"hangs: {said.read_text()}")
+    with ASKING:
+        code = process.exitcode
     counts = said.with_suffix(".json")
-    return Ended(
-        process.exitcode, said.read_text(), json.loads(counts.read_text()) if counts.exists() else {}
-    )
+    return Ended(code, said.read_text(), json.loads(counts.read_text()) if counts.exists() else {})
 
 
 def _inherited() -> dict[str, str]:
