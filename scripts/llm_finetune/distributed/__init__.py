@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_finetune.distributed.backends import check_backend
-from llm_finetune.distributed.cores import available_cores, has_bf16, share
+from llm_finetune.distributed.cores import available_cores, has_bf16, processor_features, share
 from llm_finetune.distributed.ranks import Ranks, launched
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "has_bf16",
     "join",
     "launched",
+    "processor_features",
     "share",
 ]
 

@@ -1,4 +1,4 @@
-"""What the processor offers this process: how many cores it may use, and whether they know bfloat16."""
+"""What the processor offers this process: how many cores it may use, and what they can do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from llm_finetune.distributed.control_groups import control_groups, lines
 
 BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's name for it
-
-
 UNBOUND = float("inf")
 # A pod's resources.requests.cpu in thousandths of a core, by the downward API.
 CPU_REQUEST = "CPU_REQUEST"
@@ -38,8 +36,8 @@ def share(cores: int, processes: int) -> int:
     return max(1, cores // processes)
 
 
-def has_bf16(root: Path = Path("/")) -> bool:
-    """Whether the processor has bfloat16 instructions, by the features the kernel names.
+def processor_features(root: Path = Path("/")) -> frozenset[str]:
+    """What instructions the processor has, as the kernel names them; empty where it names none.
 
     Args:
         root: where `proc` is mounted.
@@ -47,8 +45,13 @@ def has_bf16(root: Path = Path("/")) -> bool:
     for line in lines(root / "proc/cpuinfo"):
         name, _, features = line.partition(":")
         if name.strip() in ("flags", "Features"):
-            return not BF16_FEATURES.isdisjoint(features.split())
-    return False
+            return frozenset(features.split())
+    return frozenset()
+
+
+def has_bf16(root: Path = Path("/")) -> bool:
+    """Whether the processor has bfloat16 instructions."""
+    return not BF16_FEATURES.isdisjoint(processor_features(root))
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from llm_finetune.distributed import processor_features
+
 COMPILERS = {".c": ("cc", "gcc"), ".cpp": ("c++", "g++")}
 ALWAYS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 120
@@ -47,15 +49,6 @@ def compiled(sources: Sequence[Path], flags: Sequence[str], headers: Sequence[Pa
     except (OSError, subprocess.SubprocessError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         raise NotCompiledError(str(said).strip()) from error
-
-
-def processor_features() -> set[str]:
-    """As the kernel names them; empty on processors of which it names none."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, features = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(features.split())
-    return set()
 
 
 def _compile(sources: Sequence[Path], flags: Sequence[str], openmp: Path, kept: Path) -> None:

@@ -11,7 +11,8 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from llm_finetune.model.compiled import NotCompiledError, compiled, processor_features
+from llm_finetune.distributed import processor_features
+from llm_finetune.model.compiled import NotCompiledError, compiled
 
 log = logging.getLogger(__name__)
 
