@@ -16,7 +16,7 @@ from llm_finetune.model.fetch import fetch
 from llm_finetune.model.precision import Precision
 from llm_finetune.settings import Settings
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
-from llm_finetune.stages.fits import check_memory
+from llm_finetune.stages.fits import choose_checkpointing
 from llm_finetune.stages.prepare import prepare_data, told
 from llm_finetune.stages.quantize import check as check_quantization
 
@@ -92,7 +92,7 @@ def fitted_to_memory(settings: Settings, inputs: Inputs, precision: Precision, p
     assert inputs.prepared
     rows = inputs.prepared.summary.train
     model = base.outline(inputs.config, settings.trust_remote_code)
-    checkpointing = check_memory(
+    checkpointing = choose_checkpointing(
         adapters.add_adapters(model, lora_plan(settings)) if settings.train.use_lora else model,
         settings.train,
         precision,

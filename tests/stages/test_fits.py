@@ -20,7 +20,7 @@ GIGABYTE = 1_000_000_000
 def check(monkeypatch: pytest.MonkeyPatch, limit: int, processes: int = 1, **train: Any) -> bool:
     settings = load([], [], [f"distributed.train.{key}={value}" for key, value in train.items()], []).settings
     monkeypatch.setattr(fits, "memory_limit", lambda: limit)
-    return fits.check_memory(
+    return fits.choose_checkpointing(
         tiny_model("llama"),
         settings.train,
         Precision(torch.float32, autocast=False),

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 CLOSE = 0.9
 
 
-def check_memory(
+def choose_checkpointing(
     outline: PreTrainedModel,
     settings: TrainSettings,
     precision: Precision,
@@ -29,7 +29,9 @@ def check_memory(
     row_labels: float,
     processes: int,
 ) -> bool:
-    """Says what the training will take; warns where that is close to what there is.
+    """Chooses whether to compute activations again, and says what the training will take.
+
+    Warns where that is close to what there is.
 
     Args:
         outline: the model without its weights, with adapters where they are trained.
