@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import assignments
 from llm_finetune.checkpoints import folders
-from plain import PLAIN
 from warm import Moment, Warm, in_step
 
 KILLED = -9
 
 
 @pytest.fixture
-def options(model_folder: Path, data_file: Path) -> Callable[..., list[str]]:
-    def build(out: Path, **changes: Any) -> list[str]:
-        values = {
-            "modelNameOrPath": str(model_folder),
-            "train__dataFile": str(data_file),
-            "train__outputDir": str(out),
-            "doEval": False,
-            "train__epochs": 2,
-            "train__loraDropout": 0.1,
-            "train__perDeviceBatchSize": 2,
-            "train__gradientAccumulationSteps": 2,
-            "train__saveStrategy": "steps",
-            "train__saveSteps": 1,
-            **PLAIN,
-            **changes,
-        }
-        return ["run", *assignments(**values)]
-
-    return build
+def options(lora_run: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    return partial(
+        lora_run,
+        train__epochs=2,
+        train__perDeviceBatchSize=2,
+        train__gradientAccumulationSteps=2,
+        train__saveStrategy="steps",
+        train__saveSteps=1,
+    )
 
 
 def read(file: Path) -> Any:

@@ -7,14 +7,12 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from command import assignments
 from llm_finetune.checkpoints import folders
-from plain import PLAIN
 from warm import Moment, Warm, ended, in_step, signalled
 
 IN_THE_BACKWARD_PASS_OF_STEP_6 = in_step(6, "hangs")
@@ -22,21 +20,8 @@ IN_THE_OPTIMIZER_OF_STEP_6 = replace(in_step(6), number=in_step(6).number + 2)
 
 
 @pytest.fixture
-def run(model_folder: Path, data_file: Path) -> Callable[..., list[str]]:
-    def build(out: Path, **changes: Any) -> list[str]:
-        values = {
-            "modelNameOrPath": str(model_folder),
-            "train__dataFile": str(data_file),
-            "train__outputDir": str(out),
-            "doEval": False,
-            "train__maxSteps": 9,
-            "train__loraDropout": 0.1,
-            **PLAIN,
-            **changes,
-        }
-        return ["run", *assignments(**values)]
-
-    return build
+def run(lora_run: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    return partial(lora_run, train__maxSteps=9)
 
 
 def weights(out: Path) -> bytes:
