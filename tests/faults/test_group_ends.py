@@ -80,13 +80,19 @@ def test_a_drained_pod_leaves_in_order_and_costs_no_restart(job: Make, number: i
         assert pods.rounds()["failures"] == 0
 
 
-def test_a_second_signal_leaves_at_once(job: Make, tmp_path: Path) -> None:
+@pytest.fixture
+def deaf_program(tmp_path: Path) -> str:
+    """A script of ranks that hear no SIGTERM."""
     program = tmp_path / "deaf.py"
     program.write_text(
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n"
         "time.sleep(1000)\n"
     )
-    pods = job(1, script=str(program))
+    return str(program)
+
+
+def test_a_second_signal_leaves_at_once(job: Make, deaf_program: str) -> None:
+    pods = job(1, script=deaf_program)
     pods.arguments = ["--grace-seconds", "1000"]
     pods.start()
     pods.until_said(0, "deaf")
@@ -96,14 +102,9 @@ def test_a_second_signal_leaves_at_once(job: Make, tmp_path: Path) -> None:
     assert pods.finish(operating=False) == {0: TOLD}
 
 
-def test_the_grace_period_is_the_pods(job: Make, tmp_path: Path) -> None:
+def test_the_grace_period_is_the_pods(job: Make, deaf_program: str) -> None:
     """Ranks that need longer than torch's 30 s are not killed, and those that never leave are."""
-    program = tmp_path / "deaf.py"
-    program.write_text(
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n"
-        "time.sleep(1000)\n"
-    )
-    pods = job(1, script=str(program))
+    pods = job(1, script=deaf_program)
     pods.arguments = ["--grace-seconds", "2"]
     pods.start()
     pods.until_said(0, "deaf")
