@@ -8,7 +8,6 @@ llama.cpp lives in the environment that `make benchmark-peers` makes.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +18,10 @@ from peers import CACHE, peer
 from side_by_side import HERE, Program, in_turns
 from turns import Answer
 
-from report import RESULTS, bars, machine, markdown, write
+from report import bars, machine, markdown, parser, peak_memory, spread, write
 
 PROMPT, NEW = 64, 128
 JUDGED = ("130m", "0.7b", "0.7b-gqa")
-
-
 OURS, PEER = "ours, 4 bit", "llama.cpp, Q4_0"
 COLUMNS = {
     "name": "",
@@ -118,31 +115,26 @@ def _rows(found: list[Answer]) -> list[Answer]:
     rows = []
     for row in found:
         rate = row["tokens_per_second"]
-        least, most = row["least_and_most"]["tokens_per_second"]
         read = row.get("weight_bytes_per_token")
         rows.append(
             {
                 "name": row["name"],
                 "rate": f"{rate:.1f}",
-                "range": f"{least:.1f} - {most:.1f}",
+                "range": spread(row, "tokens_per_second", ".1f"),
                 "share": f"{read * rate / row['bandwidth']:.2f}" if read else "",
                 "ratio": f"{ours / rate:.2f}",
                 "first": f"{row['first_token_seconds'] * 1000:.0f}",
                 "load": f"{row['load_seconds']:.1f}",
-                "memory": f"{row['peak_memory_bytes'] / 1e9:.2f}",
+                "memory": f"{peak_memory(row) / 1e9:.2f}",
             }
         )
     return rows
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", action="append", choices=MODELS)
-    return parser.parse_args()
+    asked = parser(__doc__, rounds=5)
+    asked.add_argument("--model", action="append", choices=MODELS)
+    return asked.parse_args()
 
 
 if __name__ == "__main__":

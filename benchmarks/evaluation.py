@@ -5,9 +5,7 @@ python benchmarks/evaluation.py [--rounds 4] [--model 130m]
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import inputs
@@ -15,7 +13,7 @@ from peers import CACHE, peer, tcmalloc
 from side_by_side import HERE, Program, in_turns
 from turns import Answer
 
-from report import RESULTS, bars, machine, markdown, write
+from report import bars, machine, markdown, parser, peak_memory, spread, write
 
 RECORDS = 160
 COLUMNS = {
@@ -55,9 +53,9 @@ def _rows(found: list[Answer]) -> list[Answer]:
         {
             "name": row["name"],
             "rate": f"{row['tokens_per_second']:,.0f}",
-            "range": " - ".join(f"{rate:,.0f}" for rate in row["least_and_most"]["tokens_per_second"]),
+            "range": spread(row, "tokens_per_second"),
             "ratio": f"{found[0]['tokens_per_second'] / row['tokens_per_second']:.2f}",
-            "memory": f"{row['least_and_most']['peak_memory_bytes'][1] / 1e9:.2f}",
+            "memory": f"{peak_memory(row) / 1e9:.2f}",
             "loss": f"{row['loss']:.3f}",
         }
         for row in found
@@ -65,13 +63,9 @@ def _rows(found: list[Answer]) -> list[Answer]:
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--model", choices=inputs.MODELS, default="130m")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    asked = parser(__doc__, rounds=4)
+    asked.add_argument("--model", choices=inputs.MODELS, default="130m")
+    return asked.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """How fast records become packed rows on disk, against TRL.
 
 python benchmarks/preparation.py [--times 1 --times 100] [--rounds 3]
+
+Of many records each side prepares once, whatever the rounds are.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from side_by_side import HERE, Program, in_turns
 from turns import Answer
 
 from llm_finetune.distributed import available_cores
-from report import RESULTS, bars, machine, markdown, write
+from report import bars, machine, markdown, parser, peak_memory, spread, write
 
 RECORDS = 5942
 COLUMNS = {
@@ -85,9 +86,9 @@ def _rows(found: list[Answer], records: int) -> list[Answer]:
             "name": row["name"],
             "records": f"{records:,}",
             "seconds": f"{row['seconds']:.2f}",
-            "range": " - ".join(f"{seconds:.2f}" for seconds in row["least_and_most"]["seconds"]),
+            "range": spread(row, "seconds", ".2f"),
             "ratio": f"{row['seconds'] / found[0]['seconds']:.2f}",
-            "memory": f"{row['least_and_most']['peak_memory_bytes'][1] / 1e9:.2f}",
+            "memory": f"{peak_memory(row) / 1e9:.2f}",
             "rows": f"{row['rows']:,.0f}",
             "empty": f"{row['empty_share']:.1%}",
         }
@@ -96,15 +97,11 @@ def _rows(found: list[Answer], records: int) -> list[Answer]:
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    asked = parser(__doc__, rounds=3)
+    asked.add_argument(
         "--times", type=int, action="append", help="so often the records; 1 and 100 unless told"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="with the records once")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    return asked.parse_args()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from report import RESULTS, markdown
+from report import RESULTS, markdown, peak_memory
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- benchmarks/readme.py writes from here -->\n", "<!-- to here -->"
@@ -67,7 +67,7 @@ def _headlines(results: dict[str, Any]) -> Iterator[dict[str, str]]:
     packed = train["groups"]["packed"][1:]
     best = max(packed, key=lambda row: float(row["tokens_per_second"]))
     first = sides["ours"]["first_step_seconds"] / min(row["first_step_seconds"] for row in packed)
-    memory = _peak_memory(train["groups"]["packed"][0]) / _peak_memory(best)
+    memory = peak_memory(train["groups"]["packed"][0]) / peak_memory(best)
     full = max(
         (row for row in train["groups"]["all weights"][1:]), key=lambda row: float(row["tokens_per_second"])
     )
@@ -125,10 +125,6 @@ def _sides(train: dict[str, Any]) -> dict[str, Any]:
         for row in group:
             found.setdefault(row["name"], row)
     return found
-
-
-def _peak_memory(row: dict[str, Any]) -> float:
-    return float(row["least_and_most"]["peak_memory_bytes"][1])
 
 
 def _line(what: str, figure: float, unit: str = "") -> dict[str, str]:

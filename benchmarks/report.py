@@ -1,7 +1,8 @@
-"""A benchmark's figures as a table in Markdown, as JSON and as a picture."""
+"""A benchmark's options, and its figures as a table in Markdown, as JSON and as a picture."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections.abc import Sequence
@@ -20,6 +21,29 @@ def machine() -> Answer:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return {"processor": model, "cores": available_cores(), "python": platform.python_version()}
+
+
+def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
+    """What all benchmarks are asked.
+
+    Args:
+        about: the benchmark's docstring.
+        rounds: turns of each side, unless told.
+    """
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds, help=f"turns of each side; {rounds} unless told")
+    made.add_argument("--out", type=Path, default=RESULTS, help="the folder for what was measured")
+    return made
+
+
+def spread(row: Answer, key: str, form: str = ",.0f") -> str:
+    """The least and the most of a side's figures."""
+    return " - ".join(format(figure, form) for figure in row["least_and_most"][key])
+
+
+def peak_memory(row: Answer) -> float:
+    """The most that a side ever held, in bytes."""
+    return float(row["least_and_most"]["peak_memory_bytes"][1])
 
 
 def markdown(rows: Sequence[Answer], columns: dict[str, str]) -> str:

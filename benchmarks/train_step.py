@@ -8,7 +8,6 @@ environments that `make benchmark-peers` makes, with tcmalloc preloaded; ours st
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -23,7 +22,7 @@ from peers import CACHE, peer, tcmalloc
 from side_by_side import HERE, Program, in_turns
 from turns import Answer
 
-from report import RESULTS, bars, machine, markdown, write
+from report import bars, machine, markdown, parser, peak_memory, spread, write
 
 OFF = dict.fromkeys(("attention", "head", "layers", "adapters"), "off")
 COLUMNS = {
@@ -148,15 +147,14 @@ def _rows(found: list[Answer]) -> list[Answer]:
     ours = found[0]["tokens_per_second"]
     rows = []
     for row in found:
-        least, most = row["least_and_most"]["tokens_per_second"]
         rows.append(
             {
                 "name": row["name"],
                 "rate": f"{row['tokens_per_second']:,.0f}",
-                "range": f"{least:,.0f} - {most:,.0f}",
+                "range": spread(row, "tokens_per_second"),
                 "ratio": f"{ours / row['tokens_per_second']:.2f}",
                 "share": f"{row['share_of_peak']:.2f}",
-                "memory": f"{row['least_and_most']['peak_memory_bytes'][1] / 1e9:.2f}",
+                "memory": f"{peak_memory(row) / 1e9:.2f}",
                 "first": f"{row['first_step_seconds']:.1f}",
             }
         )
@@ -164,15 +162,11 @@ def _rows(found: list[Answer]) -> list[Answer]:
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--model", choices=inputs.MODELS, default="130m")
-    parser.add_argument("--group", action="append", choices=GROUPS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="train_step", help="of the files in --out")
-    return parser.parse_args()
+    asked = parser(__doc__, rounds=6)
+    asked.add_argument("--model", choices=inputs.MODELS, default="130m")
+    asked.add_argument("--group", action="append", choices=GROUPS)
+    asked.add_argument("--name", default="train_step", help="of the files in --out")
+    return asked.parse_args()
 
 
 if __name__ == "__main__":
