@@ -73,38 +73,45 @@ INLINE void codes_block(const Matrix *matrix, int block, const bf16 *inputs, con
     for (int n = 0; n < count; n++) _mm512_storeu_ps(outputs + n * BLOCK, total[n]);
 }
 
-/* together: rows at once, so that sums do not wait for each other. */
-INLINE void plain_block(const Matrix *matrix, int block, const bf16 *inputs, const int count,
-                        const int together, float *outputs) {
-    const int columns = matrix->columns, stride = PADDED(columns), whole = columns & ~31;
-    const __mmask32 tail = ((uint64_t)1 << (columns - whole)) - 1;
-    for (int row = 0; row < BLOCK; row += together) {
-        const bf16 *weights[4];
-        __m512 sum[4][8];
-        for (int r = 0; r < together; r++) {
+/* The sum of each of 4 vectors. */
+INLINE __m128 four_sums(const __m512 *v) {
+    const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const __m512 c = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    const __m256 d = _mm256_add_ps(_mm512_castps512_ps256(c), _mm512_extractf32x8_ps(c, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
+}
+
+/* Four rows at once, so that sums do not wait for each other and an input is loaded for all of them. */
+INLINE void plain_block(const Matrix *matrix, int block, const bf16 *inputs, const int count, float *outputs) {
+    const int columns = matrix->columns, stride = PADDED(columns);
+    for (int row = 0; row < BLOCK; row += 4) {
+        const bf16 *rows[4];
+        __m512 sums[4][4];
+        for (int r = 0; r < 4; r++) {
             int real = block * BLOCK + row + r;
             if (real >= matrix->rows) real = matrix->rows - 1;
-            weights[r] = (const bf16 *)matrix->weights + (size_t)real * columns;
-            for (int n = 0; n < count; n++) sum[r][n] = _mm512_setzero_ps();
+            rows[r] = (const bf16 *)matrix->weights + (size_t)real * columns;
+            for (int n = 0; n < count; n++) sums[n][r] = _mm512_setzero_ps();
         }
-        for (int at = 0; at < whole; at += 32)
+        for (int at = 0; at < columns; at += 32) {
+            const int left = columns - at;
+            const __mmask32 mask = left >= 32 ? 0xffffffff : ((uint32_t)1 << left) - 1;
+            __m512bh weights[4];
 #pragma GCC unroll 4
-            for (int r = 0; r < together; r++) {
-                const __m512bh weight = (__m512bh)_mm512_loadu_si512(weights[r] + at);
-                _mm_prefetch((const char *)(weights[r] + at) + 1024, _MM_HINT_T0);
-#pragma GCC unroll 8
-                for (int n = 0; n < count; n++)
-                    sum[r][n] = _mm512_dpbf16_ps(
-                        sum[r][n], weight, (__m512bh)_mm512_loadu_si512(inputs + n * stride + at));
+            for (int r = 0; r < 4; r++) {
+                weights[r] = (__m512bh)_mm512_maskz_loadu_epi16(mask, rows[r] + at);
+                /* Of the next four rows, one cache line after another as they lie in memory. */
+                _mm_prefetch((const char *)(rows[0] + 4 * (size_t)columns + 4 * at + 32 * r), _MM_HINT_T1);
             }
-        for (int r = 0; r < together; r++)
+#pragma GCC unroll 4
             for (int n = 0; n < count; n++) {
-                if (tail)
-                    sum[r][n] = _mm512_dpbf16_ps(
-                        sum[r][n], (__m512bh)_mm512_maskz_loadu_epi16(tail, weights[r] + whole),
-                        (__m512bh)_mm512_loadu_si512(inputs + n * stride + whole));
-                outputs[n * BLOCK + row + r] = _mm512_reduce_add_ps(sum[r][n]);
+                const __m512bh input = (__m512bh)_mm512_loadu_si512(inputs + n * stride + at);
+#pragma GCC unroll 4
+                for (int r = 0; r < 4; r++) sums[n][r] = _mm512_dpbf16_ps(sums[n][r], weights[r], input);
             }
+        }
+        for (int n = 0; n < count; n++) _mm_storeu_ps(outputs + n * BLOCK + row, four_sums(sums[n]));
     }
 }
 
@@ -115,7 +122,9 @@ INLINE void any_block(const Matrix *matrix, int block, const bf16 *inputs, const
     else if (matrix->bits == 8)
         codes_block(matrix, block, inputs, sums, count, 2, outputs);
     else
-        plain_block(matrix, block, inputs, count, count == 1 ? 4 : 2, outputs);
+        for (int n = 0; n < count; n += 4)
+            plain_block(matrix, block, inputs + (size_t)n * PADDED(matrix->columns), count < 4 ? count : 4,
+                        outputs + n * BLOCK);
 }
 
 void multiply_block(const Matrix *matrix, int block, const bf16 *inputs, const float *sums, int count,
