@@ -10,6 +10,7 @@ from llm_finetune import signals
 from llm_finetune.distributed import Ranks, allocator, available_cores, heartbeat, launched, share
 from llm_finetune.launcher import launch
 from llm_finetune.launcher.tether import tie_to_launcher
+from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Loaded, Settings
@@ -43,7 +44,8 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
         for line in (*loaded.warnings, *machine_warnings(settings)):
             log.warning("%s", line)
     if check:
-        from llm_finetune.check import check_job
+        with loading():
+            from llm_finetune.check import check_job
 
         print(check_job(settings))
         return 0
@@ -57,8 +59,9 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
 
 def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
-    from llm_finetune import job
-    from llm_finetune.distributed import join
+    with loading():
+        from llm_finetune import job
+        from llm_finetune.distributed import join
 
     deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
     joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace)
