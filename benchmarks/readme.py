@@ -21,6 +21,7 @@ PARTS = {
     "evaluation": ("Evaluation", "Tokens a second of evaluation, ours and others"),
     "preparation": ("Preparing data", "Records a second of preparation, ours and others"),
     "decode": ("Decoding", "Tokens a second of decoding, ours and others"),
+    "recovery": ("Recovery", "Seconds from a fault to the next training step, ours and others"),
 }
 
 
@@ -88,8 +89,10 @@ def _headlines(results: dict[str, Any]) -> Iterator[dict[str, str]]:
         faster(full["name"], "all weights", "ours, all weights"),
         "x",
     )
-    evaluated = [row["tokens_per_second"] for row in results["evaluation"]["sides"]]
-    yield _line("evaluation against transformers' Trainer", evaluated[0] / max(evaluated[1:]), "x")
+    evaluated, *others = results["evaluation"]["sides"]
+    for other in others:
+        ratio = evaluated["tokens_per_second"] / other["tokens_per_second"]
+        yield _line(f"evaluation against {other['name']}", ratio, "x")
     for times, found in results["preparation"]["times"].items():
         seconds = [row["seconds"] for row in found]
         yield _line(
@@ -105,6 +108,10 @@ def _headlines(results: dict[str, Any]) -> Iterator[dict[str, str]]:
     )
     for peer in ("transformers, bf16", "llama.cpp, Q4_0", "neural-compressor's module, 4 bit, fp32"):
         yield _line(f"the same against {peer}", rate / decoded[peer]["tokens_per_second"], "x")
+    recovered = results["recovery"]["rows"]
+    for row, other in zip(recovered[::2], recovered[1::2], strict=True):
+        ratio = row["seconds"] / other["seconds"]
+        yield _line(f"{row['fault']}: seconds to the next step, of those of {other['name']}", ratio)
 
 
 def _losses(train: dict[str, Any]) -> Iterator[str]:

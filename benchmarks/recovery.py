@@ -1,6 +1,6 @@
 """From a kill to the next training step, and the steps lost by it: this project, and the plain Trainer.
 
-    python benchmarks/recovery.py [--kills 5] [--work FOLDER]
+python benchmarks/recovery.py [--rounds 5] [--work FOLDER]
 
 All train the same small model on the same records, with a checkpoint every ten steps, and are killed in
 step 18. A single process is started again at once by the same command; a rank of two is started again by
@@ -9,7 +9,6 @@ what stands above it: `llm-finetune worker`, or torchrun. A step is lost when it
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -24,14 +23,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import turns
+from turns import Answer
+
 from llm_finetune.settings import load
-from report import Answer, bars, machine, markdown, write
+from report import bars, machine, markdown, parser, write
 
 SAVE_STEPS, KILL_AT, STEPS = 10, 17, 40
 MADE = re.compile(rb"step (\d+)/")
 PATIENCE_SECONDS = 300
 HERE = Path(__file__).parent
-OURS, PEER, PEERS_AGENT = "llm-finetune", "transformers' Trainer", "the same, under torchrun"
+OURS, PEER, PEERS_AGENT = "ours", "transformers' Trainer", "the same, under torchrun"
 COLUMNS = {
     "fault": "",
     "name": "",
@@ -57,21 +59,27 @@ class Case:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=5, help="of each kind")
-    parser.add_argument("--work", type=Path, help="folder for models, records and logs")
-    options = parser.parse_args()
+    asked = parser(__doc__, rounds=5)
+    asked.add_argument("--work", type=Path, help="folder for models, records and logs")
+    options = asked.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="recovery-"))
-    rows: list[Answer] = []
-    for case in cases(work):
-        found = [one_kill(case, work) for _ in range(options.kills)]
-        rows.append(_row(case, found))
-        print(f"{case.fault}: {case.name}: {rows[-1]['seconds']} s, {rows[-1]['lost']} steps", flush=True)
-    results = {"machine": machine(), "save_steps": SAVE_STEPS, "killed_in_step": KILL_AT + 1, "rows": rows}
+    found: list[tuple[Case, list[tuple[float, int]]]] = [(case, []) for case in cases(work)]
+    for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        for case, kills in found:
+            kills.append(one_kill(case, work))
+    rows = [_row(case, kills) for case, kills in found]
+    results = {
+        "machine": machine(),
+        "versions": turns.versions("torch", "transformers"),
+        "save_steps": SAVE_STEPS,
+        "killed_in_step": KILL_AT + 1,
+        "rows": rows,
+    }
     table = markdown(rows, COLUMNS)
     pictured = [(f"{row['fault']}: {row['name']}", row["seconds"]) for row in rows]
     picture = bars("From a fault to the next training step", pictured, "s")
-    write(HERE / "results", "recovery", results, table, picture)
+    write(options.out, "recovery", results, table, picture)
     print(table)
 
 
