@@ -123,10 +123,9 @@ class _Reader:
         self._model = model
         self._cache: Any = None
         self._length = 0
-        self._step: NativeStep | None = None
         width = max(map(len, prompts), default=0)
         padding = [width - len(prompt) for prompt in prompts]
-        self._padding, self._capacity = padding, width + steps
+        self._step: NativeStep | None = native_step(model, padding, capacity=width + steps)
         self._prompts = torch.tensor(
             [[0] * gap + list(prompt) for gap, prompt in zip(padding, prompts, strict=True)],
             device=model.device,
@@ -140,15 +139,10 @@ class _Reader:
 
     def read_prompts(self) -> torch.Tensor:
         """What `read` returns, for the prompts; the output head runs on their last position alone."""
-        with _head_on_the_last_position(self._model):
-            logits = self._read(self._prompts)
-        if self._length < self._capacity - 1:
-            self._step = native_step(
-                self._model, self._cache, self._padding, length=self._length, capacity=self._capacity
-            )
         if self._step:
-            self._cache = None
-        return logits
+            return self._step.read(self._prompts)
+        with _head_on_the_last_position(self._model):
+            return self._read(self._prompts)
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits in fp32 for the token that follows, shape (prompts, vocabulary).

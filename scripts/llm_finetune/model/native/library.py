@@ -72,6 +72,6 @@ def library() -> ctypes.CDLL | None:
         return None
     pointer, count = ctypes.c_void_p, ctypes.c_int
     loaded.multiply.argtypes = [ctypes.POINTER(Matrix), pointer, count, pointer, pointer, count]
-    loaded.step.argtypes = [ctypes.POINTER(Model), pointer, count, pointer]
+    loaded.step.argtypes = [ctypes.POINTER(Model), pointer, count, count, pointer]
     loaded.multiply.restype = loaded.step.restype = None
     return loaded

@@ -95,8 +95,7 @@ INLINE void plain_block(const Matrix *matrix, int block, const bf16 *inputs, con
             for (int n = 0; n < count; n++) sums[n][r] = _mm512_setzero_ps();
         }
         for (int at = 0; at < columns; at += 32) {
-            const int left = columns - at;
-            const __mmask32 mask = left >= 32 ? 0xffffffff : ((uint32_t)1 << left) - 1;
+            const __mmask32 mask = mask_of_32(columns - at);
             __m512bh weights[4];
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
@@ -151,19 +150,17 @@ void multiply_block(const Matrix *matrix, int block, const bf16 *inputs, const f
 void sum_groups(const Matrix *matrix, const bf16 *inputs, int count, float *sums) {
     if (!matrix->zeros) return;
     const int groups = groups_of(matrix);
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     for (int n = 0; n < count; n++)
         for (int group = 0; group < groups; group++) {
             const bf16 *row = inputs + (size_t)n * PADDED(matrix->columns);
             int end = (group + 1) * matrix->group;
             if (end > matrix->columns) end = matrix->columns;
-            float sum = 0;
-            for (int at = group * matrix->group; at < end; at++) {
-                uint32_t bits = (uint32_t)row[at] << 16;
-                float value;
-                memcpy(&value, &bits, 4);
-                sum += value;
-            }
-            sums[n * groups + group] = sum;
+            __m512 sum = _mm512_setzero_ps();
+            for (int at = group * matrix->group; at < end; at += 32)
+                sum = _mm512_dpbf16_ps(
+                    sum, (__m512bh)_mm512_maskz_loadu_epi16(mask_of_32(end - at), row + at), ones);
+            sums[n * groups + group] = _mm512_reduce_add_ps(sum);
         }
 }
 

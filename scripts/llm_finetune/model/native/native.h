@@ -25,6 +25,9 @@ static inline int groups_of(const Matrix *matrix) {
     return matrix->bits == 16 ? 0 : (matrix->columns + matrix->group - 1) / matrix->group;
 }
 
+INLINE __mmask16 mask_of(int left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
+INLINE __mmask32 mask_of_32(int left) { return left >= 32 ? 0xffffffff : ((uint32_t)1 << left) - 1; }
+
 INLINE __m512 widened(const bf16 *values) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)values)), 16));

@@ -1,5 +1,6 @@
-/* One token further for a few answers at once, through a whole model of the Llama family.
+/* A few tokens further for a few answers at once, through a whole model of the Llama family.
  *
+ * What is read at once are rows: of each answer `tokens` that follow each other, answer after answer.
  * All threads go through the layers together and meet five times a layer. What is small (the norms) each of
  * them computes for itself, since that is faster than to wait for it.
  */
@@ -25,8 +26,8 @@ typedef struct {
     Matrix head;
     const float *cosines, *sines; /* (capacity, head_dim) */
     const int32_t *starts;        /* (count): the column of each prompt's first token */
-    float *residual, *projected;  /* scratch: (count, hidden), (count, (heads + 2 key_heads) head_dim) */
-    bf16 *attended, *activated;   /* scratch: (count, PADDED(heads head_dim)), (count, PADDED(inner)) */
+    float *residual, *projected;  /* scratch: (rows, hidden), (rows, (heads + 2 key_heads) head_dim) */
+    bf16 *attended, *activated;   /* scratch: (rows, PADDED(heads head_dim)), (rows, PADDED(inner)) */
 } Model;
 
 INLINE bf16 rounded(float value) {
@@ -38,8 +39,6 @@ INLINE bf16 rounded(float value) {
 INLINE void round_16(__m512 values, bf16 *to, __mmask16 mask) {
     _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
 }
-
-INLINE __mmask16 mask_of(int left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
 
 /* By 2^n times a polynomial of the rest; off by 2e-7 at most. */
 INLINE __m512 exponential(__m512 x) {
@@ -83,7 +82,7 @@ static void rotate(const Model *model, float *values, int position, bf16 *to) {
 static float dot(const bf16 *a, const bf16 *b, int length) {
     __m512 sum = _mm512_setzero_ps();
     for (int at = 0; at < length; at += 32) {
-        const __mmask32 mask = length - at >= 32 ? 0xffffffff : ((uint32_t)1 << (length - at)) - 1;
+        const __mmask32 mask = mask_of_32(length - at);
         sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(mask, a + at),
                                (__m512bh)_mm512_maskz_loadu_epi16(mask, b + at));
     }
@@ -125,31 +124,35 @@ static void weigh(const float *weights, const bf16 *values, int columns, int hea
     }
 }
 
-/* The heads that share one key head, for one answer. */
-static void attend(const Model *model, const Layer *layer, int answer, int key_head, int column, float *scores) {
-    const int dim = model->head_dim, shared = model->heads / model->key_heads;
-    const int position = column - model->starts[answer];
-    float *projected = model->projected + (size_t)answer * (model->heads + 2 * model->key_heads) * dim;
-    float *key = projected + (model->heads + key_head) * dim;
-    const float *value = projected + (model->heads + model->key_heads + key_head) * dim;
+/* The heads that share one key head, for one answer's tokens from `column` on. */
+static void attend(const Model *model, const Layer *layer, int answer, int key_head, int tokens, int column,
+                   float *scores) {
+    const int dim = model->head_dim, shared = model->heads / model->key_heads, start = model->starts[answer];
+    const size_t width = (size_t)(model->heads + 2 * model->key_heads) * dim;
     const size_t cache = ((size_t)answer * model->key_heads + key_head) * model->capacity * dim;
     bf16 *keys = layer->keys + cache, *values = layer->values + cache;
-    if (layer->key_norm) norm(key, layer->key_norm, dim, model->epsilon, NULL);
-    rotate(model, key, position, keys + (size_t)column * dim);
-    for (int i = 0; i < dim; i++) values[(size_t)column * dim + i] = rounded(value[i]);
-    int first = model->starts[answer];
-    if (layer->window && column + 1 - layer->window > first) first = column + 1 - layer->window;
-    const int columns = column + 1 - first;
-    for (int head = key_head * shared; head < (key_head + 1) * shared; head++) {
-        float *query = projected + (size_t)head * dim;
-        bf16 rotated[dim];
-        if (layer->query_norm) norm(query, layer->query_norm, dim, model->epsilon, NULL);
-        rotate(model, query, position, rotated);
-        for (int i = 0; i < columns; i++)
-            scores[i] = model->scaling * dot(rotated, keys + (size_t)(first + i) * dim, dim);
-        const float sum = softmax(scores, columns);
-        weigh(scores, values + (size_t)first * dim, columns, dim, sum,
-              model->attended + (size_t)answer * PADDED(model->heads * dim) + head * dim);
+    for (int t = start > column ? start - column : 0; t < tokens; t++) {
+        const int now = column + t;
+        const size_t row = (size_t)answer * tokens + t;
+        float *projected = model->projected + row * width;
+        float *key = projected + (model->heads + key_head) * dim;
+        const float *value = projected + (model->heads + model->key_heads + key_head) * dim;
+        if (layer->key_norm) norm(key, layer->key_norm, dim, model->epsilon, NULL);
+        rotate(model, key, now - start, keys + (size_t)now * dim);
+        for (int i = 0; i < dim; i++) values[(size_t)now * dim + i] = rounded(value[i]);
+        const int first = layer->window && now + 1 - layer->window > start ? now + 1 - layer->window : start;
+        const int columns = now + 1 - first;
+        for (int head = key_head * shared; head < (key_head + 1) * shared; head++) {
+            float *query = projected + (size_t)head * dim;
+            bf16 rotated[dim];
+            if (layer->query_norm) norm(query, layer->query_norm, dim, model->epsilon, NULL);
+            rotate(model, query, now - start, rotated);
+            for (int i = 0; i < columns; i++)
+                scores[i] = model->scaling * dot(rotated, keys + (size_t)(first + i) * dim, dim);
+            const float sum = softmax(scores, columns);
+            weigh(scores, values + (size_t)first * dim, columns, dim, sum,
+                  model->attended + row * PADDED(model->heads * dim) + head * dim);
+        }
     }
 }
 
@@ -165,30 +168,29 @@ static void multiply_to(const Matrix *matrix, int block, const bf16 *inputs, con
         }
 }
 
-static void project(const Model *model, const Layer *layer, const bf16 *inputs, float *sums) {
+static void project(const Model *model, const Layer *layer, const bf16 *inputs, int rows, float *sums) {
     const Matrix *matrices[] = {&layer->query, &layer->key, &layer->value};
     const int starts[] = {0, model->heads * model->head_dim, (model->heads + model->key_heads) * model->head_dim};
     const size_t stride = (size_t)(model->heads + 2 * model->key_heads) * model->head_dim;
     const int ends[] = {blocks_of(matrices[0]), blocks_of(matrices[0]) + blocks_of(matrices[1]),
                         blocks_of(matrices[0]) + blocks_of(matrices[1]) + blocks_of(matrices[2])};
-    sum_groups(matrices[0], inputs, model->count, sums);
+    sum_groups(matrices[0], inputs, rows, sums);
 #pragma omp for schedule(static)
     for (int block = 0; block < ends[2]; block++) {
         const int which = block < ends[0] ? 0 : block < ends[1] ? 1 : 2;
-        multiply_to(matrices[which], block - (which ? ends[which - 1] : 0), inputs, sums, model->count,
+        multiply_to(matrices[which], block - (which ? ends[which - 1] : 0), inputs, sums, rows,
                     model->projected + starts[which], stride, 0);
     }
 }
 
-static void gate_and_up(const Model *model, const Layer *layer, const bf16 *inputs, float *sums) {
-    const int count = model->count;
-    sum_groups(&layer->gate, inputs, count, sums);
+static void gate_and_up(const Model *model, const Layer *layer, const bf16 *inputs, int rows, float *sums) {
+    sum_groups(&layer->gate, inputs, rows, sums);
 #pragma omp for schedule(static)
     for (int block = 0; block < blocks_of(&layer->gate); block++) {
-        float gate[count * BLOCK], up[count * BLOCK];
-        multiply_block(&layer->gate, block, inputs, sums, count, gate);
-        multiply_block(&layer->up, block, inputs, sums, count, up);
-        for (int n = 0; n < count; n++) {
+        float gate[rows * BLOCK], up[rows * BLOCK];
+        multiply_block(&layer->gate, block, inputs, sums, rows, gate);
+        multiply_block(&layer->up, block, inputs, sums, rows, up);
+        for (int n = 0; n < rows; n++) {
             const __m512 g = _mm512_loadu_ps(gate + n * BLOCK), u = _mm512_loadu_ps(up + n * BLOCK);
             const __m512 one = _mm512_set1_ps(1);
             const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), g));
@@ -200,18 +202,18 @@ static void gate_and_up(const Model *model, const Layer *layer, const bf16 *inpu
 }
 
 /* outputs: to + product, or the product alone. */
-static void multiply_all(const Model *model, const Matrix *matrix, const bf16 *inputs, float *sums, float *to,
-                         int add) {
-    sum_groups(matrix, inputs, model->count, sums);
+static void multiply_all(const Matrix *matrix, const bf16 *inputs, int rows, float *sums, float *to, int add) {
+    sum_groups(matrix, inputs, rows, sums);
 #pragma omp for schedule(static)
     for (int block = 0; block < blocks_of(matrix); block++)
-        multiply_to(matrix, block, inputs, sums, model->count, to, matrix->rows, add);
+        multiply_to(matrix, block, inputs, sums, rows, to, matrix->rows, add);
 }
 
-static void normed(const Model *model, const float *weight, bf16 *to) {
-    for (int n = 0; n < model->count; n++)
-        norm(model->residual + (size_t)n * model->hidden, weight, model->hidden, model->epsilon,
-             to + (size_t)n * PADDED(model->hidden));
+/* `count` rows of the residual stream, each `every` rows after the one before. */
+static void normed(const Model *model, const float *weight, int first, int every, int count, bf16 *to) {
+    for (int n = 0; n < count; n++)
+        norm(model->residual + (size_t)(first + n * every) * model->hidden, weight, model->hidden,
+             model->epsilon, to + (size_t)n * PADDED(model->hidden));
 }
 
 static size_t widest(const Model *model) {
@@ -219,34 +221,37 @@ static size_t widest(const Model *model) {
     return most > model->heads * model->head_dim ? most : model->heads * model->head_dim;
 }
 
-/* ids: (count); logits: (count, vocabulary); column: of the tokens in the cache. */
-void step(const Model *model, const int64_t *ids, int column, float *logits) {
+/* ids: (count, tokens); column: of the first of them in the cache; logits: (count, vocabulary), of the token
+ * that follows, or null. */
+void step(const Model *model, const int64_t *ids, int tokens, int column, float *logits) {
 #pragma omp parallel num_threads(model->threads)
     {
-        const int count = model->count, items = count * model->key_heads;
-        bf16 *inputs = calloc((size_t)count * PADDED(model->hidden), sizeof(bf16));
+        const int count = model->count, rows = count * tokens, items = count * model->key_heads;
+        bf16 *inputs = calloc((size_t)rows * PADDED(model->hidden), sizeof(bf16));
         float *scores = malloc(sizeof(float) * (model->capacity + 16));
-        float *sums = malloc(sizeof(float) * count * (widest(model) / 8 + 1));
+        float *sums = malloc(sizeof(float) * rows * (widest(model) / 8 + 1));
 #pragma omp for schedule(static)
-        for (int n = 0; n < count; n++)
+        for (int n = 0; n < rows; n++)
             for (int i = 0; i < model->hidden; i++) {
                 const uint32_t bits = (uint32_t)model->embedding[ids[n] * model->hidden + i] << 16;
                 memcpy(model->residual + (size_t)n * model->hidden + i, &bits, 4);
             }
         for (int l = 0; l < model->layer_count; l++) {
             const Layer *layer = model->layers + l;
-            normed(model, layer->input_norm, inputs);
-            project(model, layer, inputs, sums);
+            normed(model, layer->input_norm, 0, 1, rows, inputs);
+            project(model, layer, inputs, rows, sums);
 #pragma omp for schedule(static)
             for (int item = 0; item < items; item++)
-                attend(model, layer, item / model->key_heads, item % model->key_heads, column, scores);
-            multiply_all(model, &layer->output, model->attended, sums, model->residual, 1);
-            normed(model, layer->after_attention_norm, inputs);
-            gate_and_up(model, layer, inputs, sums);
-            multiply_all(model, &layer->down, model->activated, sums, model->residual, 1);
+                attend(model, layer, item / model->key_heads, item % model->key_heads, tokens, column, scores);
+            multiply_all(&layer->output, model->attended, rows, sums, model->residual, 1);
+            normed(model, layer->after_attention_norm, 0, 1, rows, inputs);
+            gate_and_up(model, layer, inputs, rows, sums);
+            multiply_all(&layer->down, model->activated, rows, sums, model->residual, 1);
         }
-        normed(model, model->final_norm, inputs);
-        multiply_all(model, &model->head, inputs, sums, logits, 0);
+        if (logits) {
+            normed(model, model->final_norm, tokens - 1, tokens, count, inputs);
+            multiply_all(&model->head, inputs, count, sums, logits, 0);
+        }
         free(inputs);
         free(scores);
         free(sums);

@@ -1,7 +1,7 @@
-"""A decode step of a whole model in one call, for models whose layers are the Llama family's.
+"""A whole model in one call, for prompts and each token after them, where its layers are the Llama family's.
 
 Between two tokens transformers goes through some hundred modules and joins each layer's keys and values anew.
-Here the cache has room from the start, and what is left is reading the weights.
+Here the cache has room from the start, and what is left is reading the weights; for a prompt, multiplying.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from llm_finetune.model.fast.head import LabelHead
 from llm_finetune.model.kernels import UnpackedLinear
@@ -29,39 +30,42 @@ CHANGING_ROTATION = ("dynamic", "longrope")
 PLAIN = (torch.nn.Linear, UnpackedLinear, LabelHead)
 # Beyond, a step is arithmetic more than reading.
 MOST_PROMPTS = 32
+# Tokens of all prompts that are read at once: what a layer makes of them stays in the cache.
+AT_ONCE = 64
 
 
 class NativeStep:
-    """Reads one token a prompt, after the prompts were read by the model itself.
+    """Reads prompts, then one token a prompt at a time.
 
     Args:
         model: one of which `obstacle` says nothing.
-        past: the model's cache of keys and values of the prompts, which are padded on their left.
-        starts: the column of each prompt's first token.
-        length: columns of the prompts.
+        starts: the column of each prompt's first token; prompts are padded on their left.
         capacity: columns there may ever be.
     """
 
-    def __init__(self, model: Any, past: Any, starts: Sequence[int], length: int, capacity: int) -> None:
+    def __init__(self, model: Any, starts: Sequence[int], capacity: int) -> None:
         self._kept: list[torch.Tensor] = []
-        self._length, self._capacity = length, capacity
+        self._length, self._capacity = 0, capacity
         self._vocabulary = model.config.vocab_size
         config, count = model.config, len(starts)
+        self._at_once = max(1, AT_ONCE // count)
         heads, key_heads = config.num_attention_heads, config.num_key_value_heads
         head_dim = model.model.layers[0].self_attn.head_dim
         self._layers = (Layer * config.num_hidden_layers)()
-        for number, layer in enumerate(model.model.layers):
-            read = past.layers[number]
-            keys, values = (self._room(states, length, capacity) for states in (read.keys, read.values))
-            window = read.sliding_window if read.is_sliding else 0
+        caches = DynamicCache(config=config).layers  # empty: they say which layers see a window only
+        for number, (layer, past) in enumerate(zip(model.model.layers, caches, strict=True)):
+            room = torch.empty(2, count, key_heads, capacity, head_dim, dtype=torch.bfloat16)
+            keys, values = self._keep(room).unbind()
+            window = past.sliding_window if past.is_sliding else 0
             self._layers[number] = self._layer(layer, keys, values, window)
         positions = torch.arange(capacity).unsqueeze(0)
         cosines, sines = model.model.rotary_emb(torch.zeros(1), positions)
+        rows = count * self._at_once
         widths = (config.hidden_size, (heads + 2 * key_heads) * head_dim)
-        scratch = [self._keep(torch.zeros(count, width)) for width in widths]
+        scratch = [self._keep(torch.zeros(rows, width)) for width in widths]
         for width in (heads * head_dim, config.intermediate_size):
             whole = width + -width % VECTOR
-            scratch.append(self._keep(torch.zeros(count, whole, dtype=torch.bfloat16)))
+            scratch.append(self._keep(torch.zeros(rows, whole, dtype=torch.bfloat16)))
         self._model = Model(
             *(len(self._layers), config.hidden_size, config.intermediate_size, heads, key_heads),
             *(head_dim, capacity, count, torch.get_num_threads()),
@@ -77,18 +81,21 @@ class NativeStep:
         """Logits in fp32 for the token that follows, shape (prompts, vocabulary).
 
         Args:
-            ids: the next token of each prompt, shape (prompts, 1).
+            ids: the next tokens of each prompt, shape (prompts, tokens).
 
         Raises:
-            IndexError: the room is used up.
+            IndexError: there is no room for them.
         """
-        if self._length == self._capacity:
+        if self._length + ids.shape[1] > self._capacity:
             raise IndexError(f"there is room for {self._capacity} tokens")
         kernels = library()
         assert kernels is not None
         logits = torch.empty(len(ids), self._vocabulary)
-        kernels.step(ctypes.byref(self._model), pointer(ids.contiguous()), self._length, logits.data_ptr())
-        self._length += 1
+        pieces = ids.tensor_split(-(-ids.shape[1] // self._at_once), dim=1)
+        for number, piece in enumerate(map(torch.Tensor.contiguous, pieces), 1):
+            to = logits.data_ptr() if number == len(pieces) else None
+            kernels.step(ctypes.byref(self._model), pointer(piece), piece.shape[1], self._length, to)
+            self._length += piece.shape[1]
         return logits
 
     def _layer(self, layer: Any, keys: torch.Tensor, values: torch.Tensor, window: int) -> Layer:
@@ -108,13 +115,6 @@ class NativeStep:
         bias = linear.bias
         return plain_matrix(linear, None if bias is None else self._keep(bias.float()))
 
-    def _room(self, states: torch.Tensor, length: int, capacity: int) -> torch.Tensor:
-        """The states with room behind them; a sliding window's cache has only the last of them."""
-        count, heads, columns, dim = states.shape
-        room = self._keep(torch.empty(count, heads, capacity, dim, dtype=torch.bfloat16))
-        room[:, :, length - columns : length] = states
-        return room
-
     def _floats(self, tensor: torch.Tensor) -> int | None:
         return pointer(self._keep(tensor.float().contiguous()))
 
@@ -124,13 +124,11 @@ class NativeStep:
         return tensor
 
 
-def native_step(
-    model: Any, past: Any, starts: Sequence[int], length: int, capacity: int
-) -> NativeStep | None:
+def native_step(model: Any, starts: Sequence[int], capacity: int) -> NativeStep | None:
     """The step, where there can be one; else the log says why not."""
     reason = obstacle(model, len(starts))
     if reason is None:
-        return NativeStep(model, past, starts, length, capacity)
+        return NativeStep(model, starts, capacity)
     _tell(reason)
     return None
 
