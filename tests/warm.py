@@ -217,7 +217,7 @@ def _owner(path: str) -> Any:
 
 
 # Where a process can be hit, before each and after it: in a step, at any change it makes to the disk, in a
-# collective.
+# collective, in a stage after the training, and where a stage is written down as done.
 EVENTS: dict[str, list[tuple[str, str]]] = {
     "step": [
         ("llm_finetune.stages.train:RowTrainer", "compute_loss"),
@@ -231,4 +231,16 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
     ],
     "saving": [("llm_finetune.checkpoints.state", "save_file")],
     "collective": [("torch.distributed", "all_reduce")],
+    "judging": [("llm_finetune.job", "judge")],
+    "quantizing": [
+        ("llm_finetune.model.stored:ShardWriter", "add"),
+        ("llm_finetune.stages.quantize", "copy_companions"),
+        ("llm_finetune.stages.quantize", "load_quantized"),
+    ],
+    "measuring": [
+        ("llm_finetune.stages.benchmark", "answers"),
+        ("llm_finetune.stages.benchmark", "memory_bandwidth"),
+    ],
+    "reporting": [("llm_finetune.afterwards", "write_report"), ("llm_finetune.report.page", "load")],
+    "finishing": [("llm_finetune.run_folder:RunFolder", "finish")],
 }

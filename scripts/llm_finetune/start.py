@@ -9,7 +9,7 @@ import sys
 from llm_finetune import signals
 from llm_finetune.distributed import Ranks, allocator, available_cores, heartbeat, launched, share
 from llm_finetune.launcher import launch
-from llm_finetune.launcher.tether import tie_to_launcher
+from llm_finetune.launcher.tether import tie_to_parent
 from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
 from llm_finetune.report.log import configure
@@ -30,7 +30,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
         The exit code.
     """
     signals.leave_when_told()
-    tie_to_launcher()
+    tie_to_parent()
     settings = loaded.settings
     ranks = Ranks.from_environment()
     configure(settings.log_level, ranks.rank)

@@ -18,7 +18,7 @@ from llm_finetune import signals
 from llm_finetune.distributed import Group, Ranks, heartbeat, join
 from llm_finetune.errors import DataError, UserError
 from llm_finetune.launcher.last_words import say
-from llm_finetune.launcher.tether import tie_to_launcher
+from llm_finetune.launcher.tether import tie_to_parent
 
 STEPS = int(os.environ.get("STEPS", "40"))
 STEP_SECONDS = 0.05
@@ -26,7 +26,7 @@ STEP_SECONDS = 0.05
 
 def main() -> int:
     signals.leave_when_told()
-    tie_to_launcher()
+    tie_to_parent()
     settings = json.loads(Path(sys.argv[3]).read_text())["distributed"]
     ranks = Ranks.from_environment()
     out = Path(settings["train"]["outputDir"])

@@ -20,7 +20,7 @@ from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.judgement import cause_of
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.tether import holding_ranks
+from llm_finetune.launcher.tether import holding_children
 
 
 def run_round(
@@ -55,7 +55,7 @@ def run_round(
         args=escaped,
         max_restarts=0,
     )
-    with _quiet(), holding_ranks():
+    with _quiet(), holding_children():
         result = _Agent(spec, logs, grace_seconds).run()
     if not result.is_failed():
         return Ending(0, "done")

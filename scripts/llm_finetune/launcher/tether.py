@@ -1,4 +1,4 @@
-"""A rank ends with its launcher: one that outlived it would hold the place and the cores of the next."""
+"""A process ends with the one that started it: one that outlived it would hold the cores of the next."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LAUNCHER = "LLM_FINETUNE_LAUNCHER"
+PARENT = "LLM_FINETUNE_PARENT"
 PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def holding_ranks() -> Iterator[None]:
+def holding_children() -> Iterator[None]:
     """The processes that are started in the body know whose they are."""
-    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[PARENT] = str(os.getpid())
     try:
         yield
     finally:
-        del os.environ[LAUNCHER]
+        del os.environ[PARENT]
 
 
-def tie_to_launcher() -> None:
-    """Has the kernel kill this process when its launcher is gone; without one of ours nothing happens."""
-    launcher = os.environ.pop(LAUNCHER, None)  # what this process starts is not the launcher's
-    if launcher is not None:
+def tie_to_parent() -> None:
+    """Has the kernel kill this process when the one that started it so is gone; else nothing happens."""
+    parent = os.environ.pop(PARENT, None)  # what this process starts is not that one's
+    if parent is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != int(launcher):  # it died before that line
+        if os.getppid() != int(parent):  # it died before that line
             os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_finetune.errors import UserError
+from llm_finetune.launcher.tether import tie_to_parent
 from llm_finetune.report.log import configure
 from llm_finetune.report.results import peak_memory_bytes
 from llm_finetune.stages.benchmark import check_context
@@ -29,6 +30,7 @@ PROGRESS_SECONDS = 1.0
 
 def main(order_json: str, descriptor: str) -> int:
     """Loads the model, says what it loaded, measures when it is told; the exit code."""
+    tie_to_parent()
     order = Order(**json.loads(order_json))
     # Before torch is there: its threads are born on the cores that this one is on.
     os.sched_setaffinity(0, order.cores)

@@ -1,0 +1,143 @@
+"""Jobs killed and told to stop after the training: what is done is kept, and what is not is done again."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tally import TALLY
+
+from command import assignments
+from llm_finetune.model.quantized import load_quantized
+from plain import PLAIN
+from warm import Moment, Warm, signalled
+
+KILLED = -signal.SIGKILL
+KIND = "killed after the training"
+STAGES = ("train", "evaluate", "quantize", "benchmark", "report")
+EVENTS = {"evaluate": "judging", "quantize": "quantizing", "benchmark": "measuring", "report": "reporting"}
+NOT_YET_DONE, DONE = Moment("finishing", 1), Moment("finishing", 2)  # before and after it is written down
+GONE_SECONDS = 30
+
+
+@pytest.fixture
+def run(model_folder: Path, data_file: Path) -> Callable[[Path], list[str]]:
+    def build(place: Path) -> list[str]:
+        values: dict[str, Any] = {
+            "modelNameOrPath": str(model_folder),
+            "train__dataFile": str(data_file),
+            "train__outputDir": str(place / "out"),
+            "train__maxSteps": 3,
+            "train__saveStrategy": "no",
+            "doQuantize": True,
+            "quantize__outputDir": str(place / "quantized"),
+            "doBenchmark": True,
+            "benchmark__warmup": 1,
+            "benchmark__iterations": 3,
+            "benchmark__promptTokens": 8,
+            "benchmark__coresPerInstance": 1,
+        }
+        return ["run", *assignments(**{**values, **PLAIN})]
+
+    return build
+
+
+def stages_done(place: Path) -> list[str]:
+    return list(json.loads((place / "out" / "run.json").read_text())["stages"])
+
+
+def check_whole(place: Path) -> None:
+    """What stands under a final name can be read."""
+    for file in (place / "out").glob("*.json"):
+        json.loads(file.read_text())
+    if (place / "quantized").exists():
+        load_quantized(place / "quantized")
+    report = place / "out" / "report.html"
+    assert not report.exists() or report.read_text().endswith("</html>")
+
+
+def content(place: Path) -> dict[str, bytes]:
+    """The models, byte by byte, and what was said of them."""
+    files = [place / "out" / "adapter_model.safetensors", place / "out" / "eval_results.json"]
+    return {file.name: file.read_bytes() for file in [*files, *(place / "quantized").iterdir()]}
+
+
+def moments_of(stage: str, counts: dict[str, int], chance: random.Random) -> list[Moment]:
+    """One in the middle of the stage, and one on either side of the word that it is done.
+
+    The benchmark takes too long for all three.
+    """
+    event = EVENTS.get(stage)
+    within = [Moment(event, chance.randint(2, counts[event] // 2))] if event else []
+    return [*within, DONE] if stage == "benchmark" else [*within, NOT_YET_DONE, DONE]
+
+
+def instances(place: Path) -> list[str]:
+    """The benchmark's processes that work on a model of this place."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode().split("\0")
+        except OSError:  # it ended meanwhile
+            continue
+        if "llm_finetune.stages.benchmark_instance" in words and any(str(place) in word for word in words):
+            found.append(file.parent.name)
+    return found
+
+
+def test_killed_in_or_between_the_later_stages_a_run_does_what_is_left(
+    warm: Warm, run: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    chance, steady, killed = random.Random("later stages"), tmp_path / "steady", tmp_path / "killed"
+    whole = warm.run(run(steady))
+    assert whole.code == 0, whole.text
+    for done, stage in enumerate(STAGES):
+        for moment in moments_of(stage, whole.counts, chance):
+            ended = warm.run(run(killed), moment)
+            TALLY.made[KIND] += 1
+            assert ended.code == KILLED, (moment, ended.text)
+            check_whole(killed)
+            assert stages_done(killed) == list(STAGES[: done + (moment == DONE)]), (moment, ended.text)
+    end = time.monotonic() + GONE_SECONDS
+    while instances(killed):
+        assert time.monotonic() < end, "an instance of the benchmark outlives its job"
+        time.sleep(0.1)
+    last = warm.run(run(killed))
+    assert last.code == 0, last.text
+    assert not any(last.counts[event] for event in ("step", *EVENTS.values()))
+    assert content(killed) == content(steady)
+    leftovers = [path for place in (killed, killed / "out") for path in place.glob(".*")]
+    assert not leftovers
+    TALLY.resumed[KIND] += TALLY.made[KIND]
+
+
+def test_told_to_stop_after_the_training_a_run_says_what_is_kept_and_does_what_is_left(
+    warm: Warm, run: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    stops = {
+        Moment("judging", 3, "waits"): signal.SIGTERM,
+        Moment("quantizing", 7, "waits"): signal.SIGINT,
+        Moment("measuring", 3, "waits"): signal.SIGTERM,
+        Moment("reporting", 2, "waits"): signal.SIGINT,
+    }
+    for moment, number in stops.items():
+        stopped = signalled(*warm.start(run(tmp_path), moment), number)
+        assert stopped.code == 128 + number, stopped.text
+        (told,) = (line for line in stopped.text.splitlines() if line.startswith("error: "))
+        assert told == (
+            f"error: stopped by {number.name}; start the same command again and it goes on from there "
+            "(stages that are done are kept)"
+        )
+        assert "Traceback" not in stopped.text
+        assert not instances(tmp_path)
+        check_whole(tmp_path)
+        assert not [path for place in (tmp_path, tmp_path / "out") for path in place.glob(".*")]
+    last = warm.run(run(tmp_path))
+    assert last.code == 0, last.text
+    assert not any(last.counts[event] for event in ("step", "judging", "quantizing", "measuring"))
