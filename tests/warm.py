@@ -231,6 +231,7 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
     ],
     "saving": [("llm_finetune.checkpoints.state", "save_file")],
     "collective": [("torch.distributed", "all_reduce")],
+    "leaving a model": [("llm_finetune.job", "save_model")],
     "judging": [("llm_finetune.job", "judge")],
     "quantizing": [
         ("llm_finetune.model.stored:ShardWriter", "add"),

@@ -59,7 +59,7 @@ def _quantize(settings: Settings, inputs: Inputs, output: Path) -> None:
         texts,
         perplexity if validation else None,
     )
-    results.write_json(output / results.QUANTIZE, result.to_json())
+    results.write_result(output / results.QUANTIZE, result.to_json())
 
 
 def _benchmark(settings: Settings, inputs: Inputs, output: Path) -> None:
@@ -70,7 +70,7 @@ def _benchmark(settings: Settings, inputs: Inputs, output: Path) -> None:
         "quantized": quantized if is_ours and (quantized / DESCRIPTION).is_file() else None,
     }
     figures = benchmark(folders, settings.benchmark, trust_remote_code=settings.trust_remote_code)
-    results.write_json(output / results.BENCHMARK, figures)
+    results.write_result(output / results.BENCHMARK, figures)
 
 
 def _tuned_folder(settings: Settings, inputs: Inputs) -> Path:

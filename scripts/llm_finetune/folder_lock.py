@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from llm_finetune.errors import GroupError, OutputError
+from llm_finetune.errors import GroupError
+from llm_finetune.volume import writing
 
 NAME = ".lock"
 POLL_SECONDS = 0.5
@@ -54,17 +55,12 @@ def _taken(path: Path, end: float) -> TextIO:
     """The lock's file, held by this process."""
     has_told = False
     while True:
-        try:
+        with writing(path, kept=lambda: "distributed.train.outputDir names it"):
             path.mkdir(parents=True, exist_ok=True)
             file = (path / NAME).open("a+", encoding="utf-8")
             if _is_ours(file, path / NAME):
                 _sign(file)
                 return file
-        except OSError as error:
-            raise OutputError(
-                f"distributed.train.outputDir: {path} cannot be written ({error.strerror}); "
-                "name a folder that this user may write"
-            ) from error
         file.seek(0)
         holder = f"another run works in {path}: {file.read().strip() or 'it does not say which'}"
         file.close()

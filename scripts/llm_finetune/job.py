@@ -20,7 +20,7 @@ from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
 from llm_finetune.model.isolation import check_isolation
 from llm_finetune.model.precision import Precision, choose_precision
-from llm_finetune.model.saving import load_tuned, save_model
+from llm_finetune.model.saving import check_room, load_tuned, save_model
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_for_results, look_into
@@ -156,6 +156,8 @@ def _tuned(
         adapters.name_base(model, settings.model_name_or_path, settings.model_revision)
     if folder.checkpoint:
         log.info("going on from %s", folder.path / folder.checkpoint)
+    elif group.ranks.is_writer:
+        check_room(model, folder.path)
     assert inputs.prepared
     training = train(
         model,
@@ -170,9 +172,9 @@ def _tuned(
     )
     if group.ranks.is_writer:
         save_model(model, inputs.tokenizer, folder.path)
-        results.write_json(folder.path / results.PROMPT, _asked_as(settings, inputs))
-        results.write_json(folder.path / results.HISTORY, training.history)
-        results.write_json(folder.path / results.TRAIN, training.to_json())
+        results.write_result(folder.path / results.PROMPT, _asked_as(settings, inputs))
+        results.write_result(folder.path / results.HISTORY, training.history)
+        results.write_result(folder.path / results.TRAIN, training.to_json())
     return model
 
 

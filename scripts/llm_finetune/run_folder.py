@@ -88,13 +88,13 @@ class RunFolder:
             stages = read_run(self.path).get("stages", {})
         else:
             _set_aside(self.path)
-        results.write_json(self.path / results.RUN, {**content, "stages": stages})
+        results.write_result(self.path / results.RUN, {**content, "stages": stages})
 
     def finish(self, stage: str, deciding: Deciding) -> None:
         """Says that the stage's results are there; with the training's, an earlier run's are let go."""
         content = read_run(self.path)
         content["stages"] = {**content.get("stages", {}), stage: deciding}
-        results.write_json(self.path / results.RUN, content)
+        results.write_result(self.path / results.RUN, content)
         if stage == "train":
             shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
             folders.forget_broken(self.path)

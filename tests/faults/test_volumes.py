@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tally import TALLY
 from command import assignments
 from llm_finetune.checkpoints import folders
 from plain import PLAIN
-from warm import Moment, Warm, ended, go_on, in_step, reached
+from warm import Ended, Moment, Warm, ended, go_on, in_step, reached
 
 MEGABYTES = 50
 
@@ -33,8 +34,9 @@ def volume(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def options(model_folder: Path, data_file: Path, volume: Path) -> list[str]:
-    values: dict[str, Any] = {
+def values(model_folder: Path, data_file: Path, volume: Path) -> dict[str, Any]:
+    return {
+        **PLAIN,
         "modelNameOrPath": str(model_folder),
         "train__dataFile": str(data_file),
         "train__outputDir": str(volume / "out"),
@@ -42,15 +44,18 @@ def options(model_folder: Path, data_file: Path, volume: Path) -> list[str]:
         "train__useLora": False,
         "train__saveStrategy": "steps",
         "train__saveSteps": 4,
+        "quantize__outputDir": str(volume / "quantized"),
     }
-    return ["run", *assignments(**{**values, **PLAIN})]
 
 
-def fill(volume: Path) -> None:
-    free = subprocess.run(
-        ["df", "--output=avail", "-B1", str(volume)], check=True, capture_output=True, text=True
-    )
-    (volume / "others").write_bytes(b"0" * (int(free.stdout.split()[1]) - 8192))
+@pytest.fixture
+def options(values: dict[str, Any]) -> list[str]:
+    return ["run", *assignments(**values)]
+
+
+def fill(volume: Path, but_bytes: int = 8192) -> None:
+    free = shutil.disk_usage(volume).free
+    (volume / "others").write_bytes(b"0" * (free - but_bytes))
 
 
 def empty(volume: Path) -> None:
@@ -65,6 +70,15 @@ def read_only(volume: Path) -> None:
 
 def writable(volume: Path) -> None:
     subprocess.run(["umount", str(volume)], check=True)
+
+
+def the_error(failed: Ended) -> str:
+    """The one line that says what could not be written."""
+    assert failed.code == 5, failed.text
+    assert "Traceback" not in failed.text
+    (told,) = (line for line in failed.text.splitlines() if line.startswith("error: "))
+    assert "MB free" in told
+    return told
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], str]] = {
@@ -92,15 +106,89 @@ def test_one_clear_error_and_the_last_good_checkpoint_stays(
     go_on(file)
     failed = ended(process, file)
     mend(volume)
-    assert failed.code == 5, failed.text
-    (told,) = (line for line in failed.text.splitlines() if line.startswith("error: "))
+    told = the_error(failed)
     assert said in told
     assert "checkpoint-4 is whole" in told
     assert "MB needed" in told
-    assert "Traceback" not in failed.text
     assert folders.newest_whole(volume / "out") == "checkpoint-4"
     again = warm.run(options)
     assert again.code == 0, again.text
     assert "going on from" in again.text
     TALLY.made[f"volume {said.lower()}"] += 1
     TALLY.resumed[f"volume {said.lower()}"] += 1
+
+
+def test_a_volume_that_is_full_before_the_start_is_told_before_anything_is_trained(
+    warm: Warm, options: list[str], volume: Path
+) -> None:
+    for free, named in ((0, "out"), (65536, "out")):
+        fill(volume, free)
+        told = the_error(warm.run(options))
+        assert f"{volume / named}: cannot be written: No space left on device" in told
+        assert not (volume / "out" / "checkpoint-4").exists()
+        empty(volume)
+    again = warm.run(options)
+    assert again.code == 0, again.text
+
+
+LATER: dict[str, tuple[Moment, int, str]] = {
+    "the word that it is trained": (Moment("finishing", 1, "waits"), 0, "run.json"),
+    "the quantized model": (Moment("quantizing", 1, "waits"), 8192, "quantized"),
+    "too little room for the quantized model": (Moment("finishing", 4, "waits"), 65536, "quantized"),
+    "the report": (Moment("reporting", 1, "waits"), 0, "report.html"),
+}
+
+
+@pytest.mark.parametrize(("moment", "free", "named"), LATER.values(), ids=list(LATER))
+def test_full_in_a_later_stage_the_model_is_kept_and_the_rest_is_done_once_there_is_room(
+    moment: Moment, free: int, named: str, warm: Warm, values: dict[str, Any], volume: Path
+) -> None:
+    options = ["run", *assignments(**{**values, "doQuantize": True, "quantize__woqAlgo": "RTN"})]
+    process, file = warm.start(options, moment)
+    reached(process, file)
+    fill(volume, free)
+    go_on(file)
+    told = the_error(ended(process, file))
+    assert f"{named}: cannot be written: No space left on device" in told
+    assert "MB needed" in told
+    left = [path.name for path in [*volume.iterdir(), *(volume / "out").iterdir()]]
+    assert "model.safetensors" in left
+    assert not [name for name in left if name.startswith(".")]
+    empty(volume)
+    again = warm.run(options)
+    assert again.code == 0, again.text
+    assert again.counts["step"] == 0
+    assert (volume / "out" / "report.html").is_file()
+    TALLY.made["volume full after the training"] += 1
+    TALLY.resumed["volume full after the training"] += 1
+
+
+def test_full_when_the_model_is_to_be_left_its_last_checkpoint_is_kept(
+    warm: Warm, options: list[str], volume: Path
+) -> None:
+    process, file = warm.start(options, Moment("leaving a model", 1, "waits"))
+    reached(process, file)
+    fill(volume)
+    go_on(file)
+    told = the_error(ended(process, file))
+    assert f"{volume / 'out'}: cannot be written: No space left on device" in told
+    assert "MB needed" in told
+    assert not [path.name for path in (volume / "out").iterdir() if path.name.startswith((".", "model"))]
+    empty(volume)
+    again = warm.run(options)
+    assert again.code == 0, again.text
+    assert again.counts["step"] == 0
+    TALLY.made["volume full after the training"] += 1
+    TALLY.resumed["volume full after the training"] += 1
+
+
+def test_full_a_merge_says_what_it_needs_and_leaves_nothing(
+    warm: Warm, model_folder: Path, volume: Path
+) -> None:
+    command = ["merge", str(model_folder), str(volume / "merged")]
+    fill(volume, 65536)
+    told = the_error(warm.run(command))
+    assert f"{volume / 'merged'}: cannot be written: No space left on device (0.1 MB needed" in told
+    assert [file.name for file in volume.iterdir()] == ["others"]
+    empty(volume)
+    assert warm.run(command).code == 0

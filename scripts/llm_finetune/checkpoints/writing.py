@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llm_finetune.checkpoints import folders, manifest
-from llm_finetune.errors import OutputError
+from llm_finetune.volume import writing
 
 # Configuration, manifest and the file system's own needs, beside the tensors.
 SLACK_BYTES = 1_000_000
@@ -31,20 +29,14 @@ def written_whole(path: Path, step: int, world_size: int, tensor_bytes: int) -> 
     folder = path / folders.name_of(step)
     aside = folders.aside_of(folder)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        if shutil.disk_usage(aside).free < tensor_bytes + SLACK_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield aside
-        manifest.write(aside, step, world_size)
-        _to_disk(aside)
-        _take_place(aside, folder)
-    except Exception as error:
-        number = _errno(error)
-        if number is None:
-            raise
-        raise OutputError(_told(path, folder, number, tensor_bytes + SLACK_BYTES)) from error
+        shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
+        with writing(folder, tensor_bytes + SLACK_BYTES, lambda: _last(path)):
+            path.mkdir(parents=True, exist_ok=True)
+            aside.mkdir()
+            yield aside
+            manifest.write(aside, step, world_size)
+            _to_disk(aside)
+            _take_place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -74,28 +66,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _errno(error: Exception) -> int | None:
-    """The system's number for what went wrong; safetensors has it in its words alone."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
-
-
-def _told(path: Path, folder: Path, number: int, needed: int) -> str:
-    try:
-        free = f"{shutil.disk_usage(path).free / 1e6:,.1f} MB free"
-    except OSError:
-        free = "free space unknown"
+def _last(path: Path) -> str:
     kept = folders.steps(path)
-    last = f"{folders.name_of(kept[0])} is whole" if kept else "no checkpoint is there yet"
-    remedy = {
-        errno.ENOSPC: "make room, or lower distributed.train.saveTotalLimit",
-        errno.EDQUOT: "have the quota raised, or lower distributed.train.saveTotalLimit",
-        errno.EROFS: "have the volume mounted for writing",
-        errno.ESTALE: "have the network volume mounted anew",
-    }.get(number, "see to the volume")
-    return (
-        f"{folder}: cannot be written: {os.strerror(number)} ({needed / 1e6:,.1f} MB needed, {free}); "
-        f"{last}; {remedy}, and start the same command again: it goes on from there"
-    )
+    return f"{folders.name_of(kept[0])} is whole" if kept else "no checkpoint is there yet"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_finetune.model.merging import find_tuned
 from llm_finetune.model.stored import SHARD_BYTES, ShardWriter
-from llm_finetune.model.whole_folder import copy_companions, whole_folder
+from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder
 
 
 def merge(
@@ -27,8 +27,9 @@ def merge(
         ModelError: there is no model, or an adapter that cannot be merged.
         OutputError: `output` holds something, or cannot be written.
     """
-    with whole_folder(output) as aside:
-        tuned = find_tuned(folder, trust_remote_code)
+    check_replaceable(output)
+    tuned = find_tuned(folder, trust_remote_code)
+    with whole_folder(output, tuned.stored.size_bytes) as aside:
         writer = ShardWriter(aside, shard_bytes)
         for weight in tuned.weights():
             writer.add(weight.name, weight.tensor.to(weight.dtype))

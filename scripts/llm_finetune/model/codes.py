@@ -44,6 +44,12 @@ class Scheme:
         """Groups of a row."""
         return -(-in_features // self.group_in(in_features))
 
+    def row_bytes(self, in_features: int) -> int:
+        """A row's codes, scales and zeros, packed."""
+        groups = self.groups_in(in_features)
+        codes = in_features if self.symmetric else in_features + groups
+        return -(-codes * self.bits // 8) + groups * self.scale_dtype.itemsize
+
 
 @dataclass(frozen=True)
 class QuantizedWeight:

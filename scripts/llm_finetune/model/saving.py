@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.model.adapters import load_adapter
 from llm_finetune.model.base import load_weights
+from llm_finetune.volume import writing
 
 if TYPE_CHECKING:
     import torch
@@ -20,15 +21,21 @@ ENTRY_FILES = ("config.json", "adapter_config.json")
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes model or adapter and tokenizer as transformers and peft read them, aside first."""
+    """Writes model or adapter and tokenizer as transformers and peft read them, aside first.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
     aside = folder / ".saving"
-    shutil.rmtree(aside, ignore_errors=True)
-    save_weights(model, aside)
-    tokenizer.save_pretrained(aside)
-    files = sorted(aside.iterdir(), key=lambda file: (file.name in ENTRY_FILES, file.name))
-    for file in files:
-        os.replace(file, folder / file.name)
-    aside.rmdir()
+    try:
+        with writing(folder, weight_bytes(model), lambda: "what checkpoints hold is kept"):
+            shutil.rmtree(aside, ignore_errors=True)
+            save_weights(model, aside)
+            tokenizer.save_pretrained(aside)
+            for file in sorted(aside.iterdir(), key=lambda file: (file.name in ENTRY_FILES, file.name)):
+                os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def save_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
@@ -40,6 +47,13 @@ def save_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         model.save_pretrained(folder, save_embedding_layers=False)
     else:
         model.save_pretrained(folder)
+
+
+def check_room(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Raises OutputError where the volume has no room for a checkpoint, with AdamW's state, and the model."""
+    trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    with writing(folder, 2 * weight_bytes(model) + 2 * trained, lambda: "nothing is trained yet"):
+        pass
 
 
 def weight_bytes(model: PreTrainedModel | PeftModel) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_finetune.errors import OutputError
+from llm_finetune.volume import writing
 
 # Beside the weights: what a model needs to be asked and answered.
 COPIED = (
@@ -26,10 +27,11 @@ COPIED = (
 
 
 @contextmanager
-def whole_folder(folder: Path, replaces: str | None = None) -> Iterator[Path]:
+def whole_folder(folder: Path, size_bytes: int, replaces: str | None = None) -> Iterator[Path]:
     """Gives a folder aside to write into; once the block is done it takes the place of `folder`.
 
     Args:
+        size_bytes: about what will be written.
         replaces: a file that only folders of the same kind hold; one that holds it gives way. None: `folder`
             must be empty or absent.
 
@@ -39,16 +41,15 @@ def whole_folder(folder: Path, replaces: str | None = None) -> Iterator[Path]:
     check_replaceable(folder, replaces)
     aside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(aside, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error}") from error
+        shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
+        with writing(folder, size_bytes, lambda: "the model that it is made from is kept"):
+            aside.mkdir(parents=True)
+            yield aside
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(aside, folder)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

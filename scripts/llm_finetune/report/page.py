@@ -5,7 +5,6 @@ It opens from a disk: style and drawings are within it, it loads nothing and run
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from llm_finetune.report import figures, results
 from llm_finetune.report.charts import Chart, Points, chart
 from llm_finetune.report.tables import quality, speed
 from llm_finetune.settings import load
+from llm_finetune.volume import writing
 
 REPORT = "report.html"
 TEMPLATE = "page.html.jinja"
@@ -71,9 +71,9 @@ def write_report(output_dir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page, aside = output_dir / REPORT, output_dir / f".{REPORT}.partial"
-    aside.write_text(environment.get_template(TEMPLATE).render(_contents(**found)), encoding="utf-8")
-    os.replace(aside, page)
+    page, html = output_dir / REPORT, environment.get_template(TEMPLATE).render(_contents(**found))
+    with writing(page, len(html)):
+        results.write_text(page, html)
     return page
 
 

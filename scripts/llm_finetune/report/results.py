@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_finetune.errors import OutputError
+from llm_finetune.volume import writing
 
 TRAIN = "train_results.json"
 BASE = "base_results.json"  # of the base model alone, until the tuned one's are there too
@@ -24,10 +25,25 @@ LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accel
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the file whole or not at all. Raises OSError where it cannot."""
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """The same for a text."""
     aside = file.with_name(f".{file.name}.partial")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, file)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_result(file: Path, content: Any) -> None:
+    """Leaves a stage's result. Raises OutputError where it cannot be written."""
+    with writing(file, len(json.dumps(content))):
+        write_json(file, content)
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

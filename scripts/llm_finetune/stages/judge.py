@@ -76,7 +76,7 @@ def keep(judged: Judged, deciding: Deciding, folder: Path) -> None:
     Args:
         deciding: all that decides it.
     """
-    results.write_json(folder / results.BASE, {"deciding": deciding, "judged": asdict(judged)})
+    results.write_result(folder / results.BASE, {"deciding": deciding, "judged": asdict(judged)})
 
 
 def kept(folder: Path) -> Judged:
@@ -97,6 +97,6 @@ def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> No
             "tuned": tuned.to_json() if tuned else None,
             "samples": side_by_side(base.samples if base else [], tuned.samples if tuned else []),
         }
-        results.write_json(folder / results.EVAL, evaluation)
+        results.write_result(folder / results.EVAL, evaluation)
     training = results.read_result(folder / results.TRAIN)
-    results.write_json(folder / results.ALL, {**training, **evaluation})
+    results.write_result(folder / results.ALL, {**training, **evaluation})

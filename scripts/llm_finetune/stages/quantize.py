@@ -92,7 +92,7 @@ def quantize(
             f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none"
         )
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
-    with whole_folder(output, replaces=DESCRIPTION) as aside:
+    with whole_folder(output, size_of(tuned, layers, scheme), replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
         _write_weights(writer, tuned, layers, scheme, _results(algorithm, tuned, scheme, texts))
         writer.finish()
@@ -152,6 +152,15 @@ def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> 
 def scheme_of(settings: QuantizeSettings) -> Scheme:
     """The format that the settings ask for."""
     return Scheme(settings.woq_bits, settings.woq_group_size, settings.woq_scheme == "sym")
+
+
+def size_of(tuned: TunedModel, layers: dict[str, torch.nn.Module], scheme: Scheme) -> int:
+    """About the bytes of the quantized weights: codes and scales of the layers, and all else as it is."""
+    shapes = [features(layer) for layer in layers.values()]
+    codes = sum(out * scheme.row_bytes(length) for out, length in shapes)
+    weights: int = tuned.outline().num_parameters()
+    rest = weights - sum(out * length for out, length in shapes)
+    return codes + rest * tuned.stored.size_bytes // weights
 
 
 def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
