@@ -13,6 +13,7 @@ from transformers import set_seed
 from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16
+from llm_finetune.distributed.numa import near_memory
 from llm_finetune.errors import GroupError, SettingsError
 from llm_finetune.folder_lock import locked
 from llm_finetune.inputs import Inputs, fitted_to_memory, gather, lora_plan
@@ -64,7 +65,8 @@ def _run_stages(wanted: list[str], settings: Settings, inputs: Inputs, group: Gr
         )
         return
     if {"train", "evaluate"} & set(left):
-        _train_and_evaluate(settings, inputs, folder, group)
+        with near_memory(group.ranks):
+            _train_and_evaluate(settings, inputs, folder, group)
     if group.ranks.is_writer:
         deciding = _deciding(settings, inputs)
         finish_alone(settings, inputs, folder, {stage: deciding[stage] for stage in left})

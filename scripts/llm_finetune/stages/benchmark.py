@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_finetune.distributed import available_cores, share
+from llm_finetune.distributed.numa import nodes
 from llm_finetune.errors import SettingsError
 from llm_finetune.settings import BenchmarkSettings
 from llm_finetune.stages.benchmark_processes import Order, answers, run, started
@@ -57,7 +57,7 @@ def benchmark(
 
 
 def shares_of_cores(settings: BenchmarkSettings) -> list[Cores]:
-    """The cores of each instance, no core twice: of those that this process may use.
+    """The cores of each instance, near each other, no core twice: of those that this process may use.
 
     Raises:
         SettingsError: the instances need more than there are.
@@ -72,7 +72,7 @@ def shares_of_cores(settings: BenchmarkSettings) -> list[Cores]:
             f"need {instances * each}, but this process may use {there}; "
             "write a smaller numInstances or coresPerInstance"
         )
-    cores = sorted(os.sched_getaffinity(0))
+    cores = [core for node in nodes() for core in node]
     return [tuple(cores[first : first + each]) for first in range(0, instances * each, each)]
 
 
