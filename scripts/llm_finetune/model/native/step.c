@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define QUERIES 4 /* at once, so that a key or value is read once for them */
+#define ROOM(columns) ((columns) + 2 * BLOCK) /* of scores, which are written by whole vectors */
+
 typedef struct {
     Matrix query, key, value, output, gate, up, down;
     const float *input_norm, *after_attention_norm; /* (hidden) */
@@ -79,16 +82,6 @@ static void rotate(const Model *model, float *values, int position, bf16 *to) {
     }
 }
 
-static float dot(const bf16 *a, const bf16 *b, int length) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int at = 0; at < length; at += 32) {
-        const __mmask32 mask = mask_of_32(length - at);
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(mask, a + at),
-                               (__m512bh)_mm512_maskz_loadu_epi16(mask, b + at));
-    }
-    return _mm512_reduce_add_ps(sum);
-}
-
 /* scores: room for `columns` and a vector more; on return exp(score - largest), and their sum is returned. */
 static float softmax(float *scores, int columns) {
     float largest = -INFINITY;
@@ -103,57 +96,115 @@ static float softmax(float *scores, int columns) {
     return _mm512_reduce_add_ps(sum);
 }
 
-static void weigh(const float *weights, const bf16 *values, int columns, int head_dim, float sum, bf16 *to) {
+/* The means of the values by the weights of `count` queries, (count, stride), which add up to sums. */
+INLINE void weigh(const float *weights, size_t stride, const float *sums, const int count, const bf16 *values,
+                  int columns, int head_dim, bf16 **to) {
     for (int at = 0; at < head_dim; at += 64) {
-        __m512 result[4];
-        for (int i = 0; i < 4; i++) result[i] = _mm512_setzero_ps();
-        for (int column = 0; column < columns; column++) {
-            const __m512 weight = _mm512_set1_ps(weights[column]);
-            const bf16 *row = values + (size_t)column * head_dim + at;
+        __m512 result[QUERIES][4];
+        for (int n = 0; n < count; n++)
+            for (int i = 0; i < 4; i++) result[n][i] = _mm512_setzero_ps();
+        for (int column = 0; column < columns; column++)
+#pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 const int left = head_dim - at - 16 * i;
                 if (left <= 0) break;
-                const __m256i v = _mm256_maskz_loadu_epi16(mask_of(left), row + 16 * i);
+                const bf16 *value = values + (size_t)column * head_dim + at + 16 * i;
+                const __m256i v = _mm256_maskz_loadu_epi16(mask_of(left), value);
                 const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
-                result[i] = _mm512_fmadd_ps(weight, wide, result[i]);
+#pragma GCC unroll 4
+                for (int n = 0; n < count; n++)
+                    result[n][i] =
+                        _mm512_fmadd_ps(_mm512_set1_ps(weights[n * stride + column]), wide, result[n][i]);
             }
-        }
-        for (int i = 0; i < 4 && at + 16 * i < head_dim; i++)
-            round_16(_mm512_div_ps(result[i], _mm512_set1_ps(sum)), to + at + 16 * i,
-                     mask_of(head_dim - at - 16 * i));
+        for (int n = 0; n < count; n++)
+            for (int i = 0; i < 4 && at + 16 * i < head_dim; i++)
+                round_16(_mm512_div_ps(result[n][i], _mm512_set1_ps(sums[n])), to[n] + at + 16 * i,
+                         mask_of(head_dim - at - 16 * i));
     }
 }
 
-/* The heads that share one key head, for one answer's tokens from `column` on. */
-static void attend(const Model *model, const Layer *layer, int answer, int key_head, int tokens, int column,
-                   float *scores) {
-    const int dim = model->head_dim, shared = model->heads / model->key_heads, start = model->starts[answer];
-    const size_t width = (size_t)(model->heads + 2 * model->key_heads) * dim;
-    const size_t cache = ((size_t)answer * model->key_heads + key_head) * model->capacity * dim;
-    bf16 *keys = layer->keys + cache, *values = layer->values + cache;
-    for (int t = start > column ? start - column : 0; t < tokens; t++) {
-        const int now = column + t;
-        const size_t row = (size_t)answer * tokens + t;
-        float *projected = model->projected + row * width;
-        float *key = projected + (model->heads + key_head) * dim;
-        const float *value = projected + (model->heads + model->key_heads + key_head) * dim;
-        if (layer->key_norm) norm(key, layer->key_norm, dim, model->epsilon, NULL);
-        rotate(model, key, now - start, keys + (size_t)now * dim);
-        for (int i = 0; i < dim; i++) values[(size_t)now * dim + i] = rounded(value[i]);
-        const int first = layer->window && now + 1 - layer->window > start ? now + 1 - layer->window : start;
-        const int columns = now + 1 - first;
-        for (int head = key_head * shared; head < (key_head + 1) * shared; head++) {
-            float *query = projected + (size_t)head * dim;
-            bf16 rotated[dim];
-            if (layer->query_norm) norm(query, layer->query_norm, dim, model->epsilon, NULL);
-            rotate(model, query, now - start, rotated);
-            for (int i = 0; i < columns; i++)
-                scores[i] = model->scaling * dot(rotated, keys + (size_t)(first + i) * dim, dim);
-            const float sum = softmax(scores, columns);
-            weigh(scores, values + (size_t)first * dim, columns, dim, sum,
-                  model->attended + row * PADDED(model->heads * dim) + head * dim);
-        }
+static int first_seen(const Layer *layer, int start, int column) {
+    return layer->window && column + 1 - layer->window > start ? column + 1 - layer->window : start;
+}
+
+/* Piece of an answer: its tokens from `column` on, and the heads that share one key head. */
+typedef struct {
+    const Model *model;
+    const Layer *layer;
+    int answer, key_head, tokens, column;
+} Piece;
+
+static size_t row_of(const Piece *piece, int token) { return (size_t)piece->answer * piece->tokens + token; }
+
+static float *projected_of(const Piece *piece, int token, int head) {
+    const Model *model = piece->model;
+    return model->projected +
+           (row_of(piece, token) * (model->heads + 2 * model->key_heads) + head) * model->head_dim;
+}
+
+static size_t cache_of(const Piece *piece) {
+    const Model *model = piece->model;
+    return ((size_t)piece->answer * model->key_heads + piece->key_head) * model->capacity * model->head_dim;
+}
+
+static void remember(const Piece *piece, int token) {
+    const Model *model = piece->model;
+    const int dim = model->head_dim, now = piece->column + token;
+    const size_t at = cache_of(piece) + (size_t)now * dim;
+    float *key = projected_of(piece, token, model->heads + piece->key_head);
+    const float *value = projected_of(piece, token, model->heads + model->key_heads + piece->key_head);
+    if (piece->layer->key_norm) norm(key, piece->layer->key_norm, dim, model->epsilon, NULL);
+    rotate(model, key, now - model->starts[piece->answer], piece->layer->keys + at);
+    for (int i = 0; i < dim; i++) piece->layer->values[at + i] = rounded(value[i]);
+}
+
+/* Queries from the `at`th on, of which each token has as many as there are heads. They look at all that one of
+ * them sees, and what another does not see counts 0. */
+INLINE void attend_few(const Piece *piece, int at, const int count, float *scores) {
+    const Model *model = piece->model;
+    const Layer *layer = piece->layer;
+    const int dim = model->head_dim, shared = model->heads / model->key_heads;
+    const int start = model->starts[piece->answer];
+    const int from = first_seen(layer, start, piece->column + at / shared);
+    const int end = piece->column + (at + count - 1) / shared + 1;
+    const size_t stride = ROOM(model->capacity), offset = cache_of(piece) + (size_t)from * dim;
+    bf16 queries[count * PADDED(dim)], *to[QUERIES];
+    memset(queries, 0, sizeof queries);
+    for (int n = 0; n < count; n++) {
+        const int token = (at + n) / shared, head = piece->key_head * shared + (at + n) % shared;
+        float *query = projected_of(piece, token, head);
+        if (layer->query_norm) norm(query, layer->query_norm, dim, model->epsilon, NULL);
+        rotate(model, query, piece->column + token - start, queries + n * PADDED(dim));
+        to[n] = model->attended + row_of(piece, token) * PADDED(model->heads * dim) + head * dim;
     }
+    const Matrix keys = {.bits = 16, .rows = end - from, .columns = dim, .weights = layer->keys + offset};
+    for (int block = 0; block < blocks_of(&keys); block++) {
+        float part[QUERIES * BLOCK];
+        multiply_block(&keys, block, queries, NULL, count, part);
+        for (int n = 0; n < count; n++)
+            _mm512_storeu_ps(scores + n * stride + block * BLOCK,
+                             _mm512_mul_ps(_mm512_loadu_ps(part + n * BLOCK), _mm512_set1_ps(model->scaling)));
+    }
+    float sums[QUERIES];
+    for (int n = 0; n < count; n++) {
+        const int now = piece->column + (at + n) / shared;
+        const int first = first_seen(layer, start, now) - from, last = now + 1 - from;
+        float *seen = scores + n * stride;
+        sums[n] = softmax(seen + first, last - first);
+        for (int i = 0; i < first; i++) seen[i] = 0;
+        for (int i = last; i < end - from; i++) seen[i] = 0;
+    }
+    weigh(scores, stride, sums, count, layer->values + offset, end - from, dim, to);
+}
+
+static void attend(const Piece *piece, float *scores) {
+    const Model *model = piece->model;
+    const int shared = model->heads / model->key_heads, start = model->starts[piece->answer];
+    const int first = start > piece->column ? start - piece->column : 0, all = piece->tokens * shared;
+    for (int token = first; token < piece->tokens; token++) remember(piece, token);
+    int at = first * shared;
+    for (; at + QUERIES <= all; at += QUERIES) attend_few(piece, at, QUERIES, scores);
+    for (; at < all; at++) attend_few(piece, at, 1, scores);
 }
 
 /* Outputs of one block to where they belong. */
@@ -228,7 +279,7 @@ void step(const Model *model, const int64_t *ids, int tokens, int column, float 
     {
         const int count = model->count, rows = count * tokens, items = count * model->key_heads;
         bf16 *inputs = calloc((size_t)rows * PADDED(model->hidden), sizeof(bf16));
-        float *scores = malloc(sizeof(float) * (model->capacity + 16));
+        float *scores = malloc(sizeof(float) * QUERIES * ROOM(model->capacity));
         float *sums = malloc(sizeof(float) * rows * (widest(model) / 8 + 1));
 #pragma omp for schedule(static)
         for (int n = 0; n < rows; n++)
@@ -241,8 +292,11 @@ void step(const Model *model, const int64_t *ids, int tokens, int column, float 
             normed(model, layer->input_norm, 0, 1, rows, inputs);
             project(model, layer, inputs, rows, sums);
 #pragma omp for schedule(static)
-            for (int item = 0; item < items; item++)
-                attend(model, layer, item / model->key_heads, item % model->key_heads, tokens, column, scores);
+            for (int item = 0; item < items; item++) {
+                const int answer = item / model->key_heads, key_head = item % model->key_heads;
+                const Piece piece = {model, layer, answer, key_head, tokens, column};
+                attend(&piece, scores);
+            }
             multiply_all(&layer->output, model->attended, rows, sums, model->residual, 1);
             normed(model, layer->after_attention_norm, 0, 1, rows, inputs);
             gate_and_up(model, layer, inputs, rows, sums);
