@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
+from typing import Any
 
 from recipe import ALPHA, LEARNING_RATE, LENGTH, PAD_ID, RANK, ROWS, STEPS, changed, folder
 from recorder import Recorder
 
+from llm_finetune import distributed
 from llm_finetune.cli import app
-from llm_finetune.distributed import allocator
 
-# What the command does first; the recorder would load heavy packages before it.
-allocator.start_again_with(allocator.wanted("auto", os.environ))
+
+def join(*arguments: Any, **options: Any) -> Any:
+    """What the command does when its libraries are loaded, which the recorder must not do in its place."""
+    from llm_finetune.distributed.group import join
+
+    Recorder(PAD_ID).listen()
+    return join(*arguments, **options)
+
+
 train = {
     "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "sections",
     "perDeviceBatchSize": ROWS, "maxSeqLength": LENGTH, "maxSteps": STEPS, "learningRate": LEARNING_RATE,
@@ -21,5 +28,5 @@ train = {
     "saveStrategy": "no", "reportTo": None, "loggingSteps": 1, **changed,
 }  # fmt: skip
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
-Recorder(PAD_ID).listen()
+distributed.join = join
 app(["run", "--set-json", f"distributed={json.dumps(values)}"], standalone_mode=False)

@@ -15,6 +15,7 @@ from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.precision import Precision
 from llm_finetune.settings import Settings
+from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
 from llm_finetune.stages.fits import choose_checkpointing
 from llm_finetune.stages.prepare import prepare_data, told
@@ -44,8 +45,11 @@ class Inputs:
         return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def gather(settings: Settings, group: Group) -> Inputs:
+def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
     """Model files and rows, fetched and prepared once, by rank 0, and opened by all.
+
+    Args:
+        ahead: hands over the data, where another process prepared it meanwhile.
 
     Raises:
         UserError: what is wrong with the model, the records, or with a stage that would come hours later.
@@ -57,7 +61,7 @@ def gather(settings: Settings, group: Group) -> Inputs:
     if not (settings.train.data_file or settings.train.dataset_name):
         return Inputs(folder, config, tokenizer, None)
     prepared = open_prepared(
-        Path(group.once("data", lambda: str(prepare_data(settings, tokenizer)), deadline))
+        Path(group.once("data", lambda: str(ahead() or prepare_data(settings, tokenizer)), deadline))
     )
     for line in told(prepared.summary):
         log.info("%s", line)

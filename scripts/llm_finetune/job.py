@@ -26,6 +26,7 @@ from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_for_results, look_into
 from llm_finetune.settings import Settings
+from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.batches import StepShape, shape_of
 from llm_finetune.stages.judge import Judged, judge, keep, kept, write_results
 from llm_finetune.stages.train import train
@@ -33,10 +34,11 @@ from llm_finetune.stages.train import train
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, group: Group, *, fresh: bool) -> None:
+def run(settings: Settings, group: Group, ahead: Ahead, *, fresh: bool) -> None:
     """Runs the job. Every rank calls it with the same settings.
 
     Args:
+        ahead: hands over the data that is being prepared.
         fresh: begin anew, even where outputDir holds this very run.
 
     Raises:
@@ -46,7 +48,7 @@ def run(settings: Settings, group: Group, *, fresh: bool) -> None:
     if not wanted:
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
-    inputs = gather(settings, group)
+    inputs = gather(settings, group, ahead)
     patience = settings.wait_for_lost_minutes * 60
     with locked(Path(settings.train.output_dir), patience) if group.ranks.is_writer else nullcontext():
         _run_stages(wanted, settings, inputs, group, fresh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import nullcontext
 
 from llm_finetune import signals
 from llm_finetune.distributed import Ranks, allocator, available_cores, heartbeat, launched, share
@@ -14,6 +15,7 @@ from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Loaded, Settings
+from llm_finetune.stages.ahead import preparing
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +61,13 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
 
 def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
-    with loading():
-        from llm_finetune import job
-        from llm_finetune.distributed import join
+    with preparing(settings) if ranks.is_writer else nullcontext(lambda: None) as ahead:
+        with loading():
+            from llm_finetune import job
+            from llm_finetune.distributed import join
 
-    deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
-    joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace)
-    with heartbeat.beating(ranks), joined as group:
-        job.run(settings, group, fresh=fresh)
+        deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
+        joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace)
+        with heartbeat.beating(ranks), joined as group:
+            job.run(settings, group, ahead, fresh=fresh)
     return 0

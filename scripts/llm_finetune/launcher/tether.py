@@ -26,6 +26,11 @@ def tie_to_parent() -> None:
     """Has the kernel kill this process when the one that started it so is gone; else nothing happens."""
     parent = os.environ.pop(PARENT, None)  # what this process starts is not that one's
     if parent is not None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != int(parent):  # it died before that line
-            os.kill(os.getpid(), signal.SIGKILL)
+        end_with(int(parent), signal.SIGKILL)
+
+
+def end_with(parent: int, number: signal.Signals) -> None:
+    """Has the kernel send this process a signal when its parent is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it died before that line
+        os.kill(os.getpid(), number)

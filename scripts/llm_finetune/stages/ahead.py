@@ -1,0 +1,79 @@
+"""The data, prepared by a process of its own while this one still loads its libraries."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from llm_finetune.errors import DataError
+from llm_finetune.launcher.tether import end_with
+from llm_finetune.settings import Settings
+
+Ahead = Callable[[], Path | None]
+
+
+@contextmanager
+def preparing(settings: Settings) -> Iterator[Ahead]:
+    """While the body runs, the data is prepared beside it.
+
+    Returns:
+        What waits for the folder of the prepared rows. None: there is nothing to prepare, or that process
+        could not; then whoever asks prepares it, and meets what was in the way. It raises a DataError where
+        the records are wrong.
+    """
+    has_records = settings.train.data_file or settings.train.dataset_name
+    # Where libraries are loaded already nothing is won, and their threads would not survive the fork.
+    if not has_records or "torch" in sys.modules:
+        yield lambda: None
+        return
+    fork = multiprocessing.get_context("fork")
+    answer, said = fork.Pipe(duplex=False)
+    process = fork.Process(target=_prepare, args=(settings, os.getpid(), said), daemon=True)
+    process.start()
+    said.close()  # that process alone holds it: the pipe ends when it ends
+    try:
+        yield partial(_awaited, answer)
+    finally:
+        process.terminate()
+        process.join()
+        answer.close()
+
+
+def _awaited(answer: Connection) -> Path | None:
+    try:
+        folder_or_problems: str | list[str] = answer.recv()
+    except EOFError:
+        return None
+    if isinstance(folder_or_problems, list):
+        raise DataError(folder_or_problems)
+    return Path(folder_or_problems)
+
+
+def _prepare(settings: Settings, parent: int, said: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both: the parent sees to it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written goes away
+    end_with(parent, signal.SIGTERM)
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # that there is no torch
+    sys.modules["torch"] = None  # type: ignore[assignment]  # a tokenizer can do without, in a third of the time
+    with suppress(Exception):
+        try:
+            said.send(str(_prepared(settings)))
+        except DataError as error:
+            said.send(error.problems)
+
+
+def _prepared(settings: Settings) -> Path:
+    from llm_finetune.model.base import load_tokenizer
+    from llm_finetune.model.fetch import fetch
+    from llm_finetune.stages.prepare import prepare_data
+
+    name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
+    folder = fetch(name, revision, weights=False, code=trust)
+    return prepare_data(settings, load_tokenizer(folder, trust))
