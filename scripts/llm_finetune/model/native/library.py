@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}
 FLAGS = ("-std=gnu11", "-mfma", *(f"-m{feature.replace('_', '')}" for feature in sorted(FEATURES)))
 FOLDER = Path(__file__).parent
-SOURCES = (FOLDER / "matrix.c", FOLDER / "step.c")
+SOURCES = tuple(FOLDER / name for name in ("matrix.c", "attention.c", "step.c"))
+HEADERS = tuple(FOLDER / name for name in ("vectors.h", "native.h", "model.h"))
 
 
 class Matrix(ctypes.Structure):
@@ -32,7 +33,7 @@ class Matrix(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """`Layer` of step.c."""
+    """`Layer` of model.h."""
 
     _fields_ = [
         *((name, Matrix) for name in ("query", "key", "value", "output", "gate", "up", "down")),
@@ -46,7 +47,7 @@ class Layer(ctypes.Structure):
 
 
 class Model(ctypes.Structure):
-    """`Model` of step.c."""
+    """`Model` of model.h."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("layer_count", "hidden", "inner", "heads", "key_heads")),
@@ -66,7 +67,7 @@ def library() -> ctypes.CDLL | None:
     try:
         if missing := FEATURES - processor_features():
             raise NotCompiledError(f"this processor lacks {' '.join(sorted(missing))}")
-        loaded = compiled(SOURCES, FLAGS, headers=[FOLDER / "native.h"])
+        loaded = compiled(SOURCES, FLAGS, headers=HEADERS)
     except NotCompiledError as error:
         log.info("no kernels of our own, so torch's are taken, which answer at half the speed: %s", error)
         return None

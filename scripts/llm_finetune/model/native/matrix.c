@@ -5,7 +5,6 @@
  * product is the processor's own for bf16 (AVX512-BF16).
  */
 #include "native.h"
-#include <string.h>
 
 INLINE __m512i look_up_table(int factor, int middle) {
     bf16 values[32];
