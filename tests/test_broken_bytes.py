@@ -15,12 +15,22 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm_finetune import run_folder
+from llm_finetune.chat.session import asked_as
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
+from llm_finetune.data.asking import Asking
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
+from llm_finetune.model.folder import load_folder
+from llm_finetune.model.merging import find_tuned
+from llm_finetune.model.quantized import load_quantized
+from llm_finetune.model.saving import save_weights
 from llm_finetune.model.stored import StoredWeights
-from llm_finetune.report import results
+from llm_finetune.report import reading, results
+from llm_finetune.report.page import write_report
+from llm_finetune.settings import load
+from llm_finetune.stages import judge
+from llm_finetune.stages.quantize import quantize
 
 ANY = settings(
     deadline=None,
@@ -45,6 +55,59 @@ MODEL_KEYS = [
     "model_type",
     "max_position_embeddings",
     "rope_theta",
+]
+
+
+JUDGED = {"loss": 3.0, "perplexity": 20.0, "rouge_l": 0.2, "exact_match": 0.0}
+SPEED = {
+    "decode_tokens_per_second": 37.4,
+    "memory_bandwidth_bytes_per_second": 43.1e9,
+    "latency_ms": {"p50": 26.1, "p90": 31.0, "p99": 60.2},
+    "instances": 1,
+    "cores_per_instance": 2,
+}
+SETTINGS = {"modelNameOrPath": "m", "train": {"dataFile": "d", "loraTargetModules": ["a"], "useLora": True}}
+# What the stages leave, by file.
+LEFT: dict[str, Any] = {
+    results.RUN: {"stages": {"train": {}}, "deciding": {}, "settings": SETTINGS, "versions": {"torch": "2"}},
+    results.TRAIN: {"steps": 9, "seconds": 1.5, "tokens_per_second": 9.0, "peak_memory_bytes": 10**9},
+    results.HISTORY: [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "eval_loss": 2.0}],
+    results.BASE: {
+        "deciding": {},
+        "judged": {
+            "loss": {"loss": 3.0, "tokens": 9},
+            "samples": [{"prompt": "p", "expected": "e", "answer": "a"}],
+        },
+    },
+    results.EVAL: {
+        "perplexity": 20.0,
+        "base": JUDGED,
+        "tuned": JUDGED,
+        "samples": [{"prompt": "p", "expected": "e", "base": "b", "tuned": None}],
+    },
+    results.QUANTIZE: {
+        "algorithm": "RTN",
+        "bits": 4,
+        "perplexity": 21.0,
+        "size_bytes": 10,
+        "unquantized_size_bytes": 20,
+        "seconds": 1.0,
+    },
+    results.BENCHMARK: {"tuned": SPEED, "quantized": SPEED},
+}
+
+
+ADAPTER_KEYS = [
+    "base_model_name_or_path",
+    "revision",
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "peft_type",
+    "task_type",
+    "modules_to_save",
+    "rank_pattern",
+    "use_dora",
 ]
 
 
@@ -95,14 +158,45 @@ def describe(model: Path) -> None:
     base.outline(config, False)
 
 
-@given(content=st.binary(max_size=50))
+@pytest.mark.parametrize("name", list(reading.SHAPES))
+@given(content=BYTES)
 @example(content=b'{"train_loss": 0.')
 @ANY
-def test_any_bytes_for_an_earlier_result(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    file = tmp_path_factory.mktemp("results") / "train_results.json"
-    file.write_bytes(content)
-    with right_or(OutputError, "train_results.json"):
-        results.read_result(file)
+def test_any_bytes_for_an_earlier_result(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("results")
+    (folder / name).write_bytes(content)
+    with right_or(OutputError, name):
+        write_report(folder)
+
+
+@pytest.mark.parametrize("name", list(reading.SHAPES))
+@given(data=st.data())
+@ANY
+def test_any_value_anywhere_in_an_earlier_result(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """A result that was right, but for one value that is another, or gone."""
+    content = json.loads(json.dumps(LEFT[name]))
+    above, key = data.draw(st.sampled_from(list(places(content))))
+    if data.draw(st.booleans()):
+        above[key] = data.draw(JSON)
+    else:
+        del above[key]
+    folder = tmp_path_factory.mktemp("results")
+    (folder / name).write_text(json.dumps(content))
+    with right_or(OutputError, name):
+        write_report(folder)
+        if name == results.BASE:
+            judge.kept(folder)
+
+
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Each mapping or list in the tree with each of its keys."""
+    for key in tree if isinstance(tree, dict) else range(len(tree) if isinstance(tree, list) else 0):
+        yield tree, key
+        yield from places(tree[key])
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
@@ -132,6 +226,78 @@ def test_weights_cut_or_changed_anywhere(model: Path, data: st.DataObject) -> No
     with holding(file, spoilt), right_or(ModelError, str(model)):
         list(StoredWeights(model).mapped())
         base.load_weights(model, torch.float32, False)
+
+
+@pytest.fixture(scope="session")
+def quantized(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized") / "model"
+    section = load([]).settings.quantize
+    plain = section.model_copy(update={"output_dir": str(folder), "woq_algo": "RTN"})
+    quantize(find_tuned(model_folder), plain, [])
+    (folder / "generation_config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["quantization.json", "generation_config.json", "config.json"])
+@given(content=BYTES)
+@ANY
+def test_any_bytes_beside_quantized_weights(quantized: Path, name: str, content: bytes) -> None:
+    with holding(quantized / name, content), right_or(ModelError, str(quantized)):
+        load_quantized(quantized)
+
+
+@pytest.mark.parametrize("wrong", [{"bits": 1}, {"bits": 4}, {"group_size": 1}, {"scheme": "asym"}])
+def test_a_description_of_other_weights_is_refused(quantized: Path, wrong: dict[str, Any]) -> None:
+    file = quantized / "quantization.json"
+    content = json.dumps({**json.loads(file.read_text()), **wrong}).encode()
+    with holding(file, content), pytest.raises(ModelError, match="do not fit together"):
+        load_quantized(quantized)
+
+
+@given(data=st.data())
+@ANY
+def test_any_value_in_quantization_json(quantized: Path, data: st.DataObject) -> None:
+    file = quantized / "quantization.json"
+    content = json.loads(file.read_text())
+    above, key = data.draw(st.sampled_from(list(places(content))))
+    above[key] = data.draw(JSON)
+    with holding(file, json.dumps(content).encode()), right_or(ModelError, str(quantized)):
+        load_quantized(quantized)
+
+
+@given(content=BYTES | JSON.map(lambda value: json.dumps({"weight_map": value}).encode()))
+@ANY
+def test_any_bytes_for_an_index_of_weights(model: Path, content: bytes) -> None:
+    (model / "model.safetensors.index.json").write_bytes(content)
+    with right_or(ModelError, str(model)):
+        list(StoredWeights(model).mapped())
+
+
+@given(changes=st.dictionaries(st.sampled_from(ADAPTER_KEYS), JSON, min_size=1))
+@ANY
+def test_any_value_in_adapter_config_json(adapter: Path, model_folder: Path, changes: dict[str, Any]) -> None:
+    file = adapter / "adapter_config.json"
+    content = json.dumps({**json.loads(file.read_text()), **changes}).encode()
+    with holding(file, content), right_or(UserError, ""):
+        load_folder(adapter)
+
+
+@pytest.fixture(scope="session")
+def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    plan = adapters.LoraPlan(rank=2, alpha=4, dropout=0, target_modules=("q_proj",), rslora=False, dora=False)
+    model = adapters.add_adapters(base.load_weights(model_folder, torch.float32, False), plan)
+    adapters.name_base(model, str(model_folder), None)
+    save_weights(model, folder)
+    return folder
+
+
+@given(content=BYTES)
+@ANY
+def test_any_bytes_for_prompt_json(model: Path, content: bytes) -> None:
+    (model / "prompt.json").write_bytes(content)
+    with right_or(ModelError, "prompt.json"):
+        Asking(base.load_tokenizer(model, False), asked_as(model))
 
 
 @given(content=BYTES)

@@ -190,6 +190,25 @@ def test_a_finished_run_is_not_run_again_unless_asked(
     assert not (out / "previous").exists()
 
 
+def test_a_broken_result_is_made_anew_but_no_model_is_trained_again_for_one(
+    run: Run, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(*options(train__maxSteps=2)).code == 0
+    before = read(out / "eval_results.json")["eval_loss"]
+    (out / "eval_results.json").write_text('{"perplexity": "low"}')
+    again = run(*options(train__maxSteps=2))
+    assert again.code == 0, again.text
+    assert "perplexity: found 'low', expected a valid number; it is made anew" in again.text
+    assert "step 1/" not in again.text
+    assert read(out / "eval_results.json")["eval_loss"] == pytest.approx(before)
+    (out / "train_results.json").write_text("[]")
+    refused = run(*options(train__maxSteps=2))
+    assert refused.code == 5, refused.text
+    assert "train_results.json: its content: found '[]', expected a valid dictionary" in refused.text
+    assert "Traceback" not in refused.text
+
+
 def test_another_runs_output_is_kept_or_replaced_as_the_values_say(
     run: Run, options: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,16 +16,19 @@ from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.report import results
 from llm_finetune.report.page import REPORT
+from llm_finetune.report.reading import SHAPES, read_checked, read_result
+
+log = logging.getLogger(__name__)
 
 PREVIOUS = "previous"
 GOING = ".previous"  # while it is being filled
-# What says that a stage was done, beside the word of run.json.
+# What says that a stage was done, beside the word of run.json; after the first, what need not be there.
 RESULTS = {
-    "train": results.TRAIN,
-    "evaluate": results.ALL,
-    "quantize": results.QUANTIZE,
-    "benchmark": results.BENCHMARK,
-    "report": REPORT,
+    "train": (results.TRAIN, results.HISTORY),
+    "evaluate": (results.ALL, results.EVAL),
+    "quantize": (results.QUANTIZE,),
+    "benchmark": (results.BENCHMARK,),
+    "report": (REPORT,),
 }
 # What a run leaves; nothing else in the folder is ever touched.
 RUN_PATTERNS = (
@@ -117,8 +121,8 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
     if old.get("deciding") == deciding["train"]:
         done = _done(path, old, deciding)
         checkpoint = None if "train" in done else folders.newest_whole(path)
-        base = results.read_result(path / results.BASE)
-        has_base = base.get("deciding") == deciding["evaluate"]
+        base = path / results.BASE
+        has_base = _is_right(base) and read_result(base).get("deciding") == deciding["evaluate"]
         return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0), has_base)
     left = _left_by_a_run(path)
     if left and not overwrite:
@@ -146,12 +150,12 @@ def read_run(path: Path) -> dict[str, Any]:
     """
     file = path / results.RUN
     try:
-        content = results.read_json(file)
-        if content is not None and not isinstance(content.get("stages"), dict):
-            raise ValueError("no object `stages` in it")
-    except (ValueError, AttributeError, OSError) as error:
+        content: dict[str, Any] | None = read_checked(file)
+        if content is not None and "stages" not in content:
+            raise ValueError("stages is missing")
+    except ValueError as error:
         raise OutputError(
-            f"{file}: cannot be read ({error}), so nobody knows which run this folder holds; "
+            f"{file}: {error}, so nobody knows which run this folder holds; "
             "delete that file to begin anew, or name another folder"
         ) from error
     return content or {}
@@ -159,11 +163,33 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding]) -> tuple[str, ...]:
     stages = run.get("stages", {})
-    return tuple(
-        stage
-        for stage, inputs in deciding.items()
-        if stages.get(stage) == inputs and (path / RESULTS[stage]).is_file()
-    )
+    said = [stage for stage, inputs in deciding.items() if stages.get(stage) == inputs]
+    return tuple(stage for stage in said if _is_there(path, stage))
+
+
+def _is_there(path: Path, stage: str) -> bool:
+    """Whether the stage's results are: the first of its files, and each of them right.
+
+    Raises:
+        OutputError: the training's are not, which nobody wants again for a file of figures.
+    """
+    files = [path / name for name in RESULTS[stage]]
+    if not files[0].is_file():
+        return False
+    if stage == "train":
+        for file in files:
+            read_result(file)
+    return all(_is_right(file) for file in files if file.name in SHAPES)
+
+
+def _is_right(file: Path) -> bool:
+    """Whether what a stage left there, if anything, can be read again; else the stage is done anew."""
+    try:
+        read_checked(file)
+    except ValueError as error:
+        log.warning("%s: %s; it is made anew", file, error)
+        return False
+    return True
 
 
 def _left_by_a_run(path: Path) -> list[Path]:

@@ -63,7 +63,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     configure("warning", rank=0)
     loaded = load_folder(folder, trust_remote_code=options.trust_remote_code)
-    asking = Asking(loaded.tokenizer, _asked_as(folder))
+    asking = Asking(loaded.tokenizer, asked_as(folder))
     if asking.format == "text" and (options.system or options.instruction):
         raise SettingsError(
             "--system, --instruction: this model was trained on plain text and goes on with it"
@@ -175,8 +175,15 @@ def _check(options: ChatOptions) -> None:
         )
 
 
-def _asked_as(folder: Path) -> dict[str, object] | None:
+def asked_as(folder: Path) -> dict[str, object] | None:
+    """What prompt.json says, where there is one. Raises ModelError where it is not JSON, or no object."""
+    file = folder / results.PROMPT
+    if not file.is_file():
+        return None
     try:
-        return results.read_json(folder / results.PROMPT)
-    except ValueError as error:
-        raise ModelError(f"{folder / results.PROMPT}: not JSON: {error}") from error
+        content = results.read_json(file)
+    except (OSError, RecursionError, ValueError) as error:
+        raise ModelError(f"{file}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: found {str(content)[:60]!r}, expected how the model was asked in training")
+    return content

@@ -47,8 +47,8 @@ class Scheme:
     def row_bytes(self, in_features: int) -> int:
         """A row's codes, scales and zeros, packed."""
         groups = self.groups_in(in_features)
-        codes = in_features if self.symmetric else in_features + groups
-        return -(-codes * self.bits // 8) + groups * self.scale_dtype.itemsize
+        zeros = 0 if self.symmetric else packed_columns(groups, self.bits)
+        return packed_columns(in_features, self.bits) + zeros + groups * self.scale_dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         packed.append(sum((part[:, n] << (n * width) for n in range(1, stretches)), start=part[:, 0]))
         done += width
     return torch.cat(packed, dim=1)
+
+
+def packed_columns(columns: int, bits: int) -> int:
+    """Bytes of a row that is packed."""
+    return sum(-(-columns // (8 // width)) for width in _parts(bits))
 
 
 def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from llm_finetune.distributed.cores import has_bf16
 from llm_finetune.errors import ModelError
 from llm_finetune.model import base
-from llm_finetune.model.codes import QuantizedWeight, Scheme, rounded_to_8_bits
+from llm_finetune.model.codes import QuantizedWeight, Scheme, packed_columns, rounded_to_8_bits
 from llm_finetune.model.kernels import quantized_linear
 from llm_finetune.model.native.linear import NativeLinear, fits
 from llm_finetune.model.stored import StoredWeights
@@ -60,9 +60,24 @@ class Description:
                 raise ModelError(
                     f"{file}: format {content['format']}; this version reads up to {FORMAT}: update it"
                 )
-            return cls(**{**content, "layers": tuple(content["layers"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{file}: not the description of a quantized model: {error}") from error
+            description = cls(**{**content, "layers": tuple(content["layers"])})
+            description.check()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ModelError(
+                f"{file}: not the description of a quantized model ({error}); quantize the model again"
+            ) from error
+        return description
+
+    def check(self) -> None:
+        """Raises ValueError where a value is none that a quantization writes."""
+        right = {
+            "bits": self.bits in range(1, 9),
+            "group_size": isinstance(self.group_size, int) and (self.group_size == -1 or self.group_size > 0),
+            "scheme": self.scheme in ("sym", "asym"),
+            "layers": all(isinstance(layer, str) for layer in self.layers),
+        }
+        if wrong := [name for name, is_right in right.items() if not is_right]:
+            raise ValueError(f"{wrong[0]}: found {getattr(self, wrong[0])!r}")
 
 
 def load_quantized(
@@ -92,10 +107,9 @@ def load_quantized(
         for path in description.layers:
             linear = model.get_submodule(path)
             model.set_submodule(path, _restored(path, linear, scheme, tensors, dtype))
-    except (AttributeError, KeyError) as error:
-        raise ModelError(
-            f"{folder}: {DESCRIPTION} and the weights do not fit together: no {error}"
-        ) from error
+    except (AttributeError, KeyError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelError(f"{folder}: {DESCRIPTION} and the weights do not fit together: {what}") from error
     # Copies: what is mapped lies in memory as the file has it, and that is not always aligned.
     plain = {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
     model.load_state_dict(plain, strict=False, assign=True)
@@ -103,8 +117,12 @@ def load_quantized(
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ModelError(f"{folder}: the weight {name} is not in its files: the folder is not whole")
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    file = folder / "generation_config.json"
+    if file.is_file():
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        except Exception as error:  # whatever a broken file raises, the user needs its name
+            raise ModelError(f"{file}: cannot be read ({error}); quantize the model again") from error
     _pack_head(model)
     return model.requires_grad_(False).eval()
 
@@ -136,12 +154,15 @@ def _restored(
     tensors: dict[str, torch.Tensor],
     dtype: torch.dtype,
 ) -> torch.nn.Module:
-    weight = QuantizedWeight(
-        scheme,
-        features(linear)[1],
-        tensors.pop(f"{path}.codes"),
-        tensors.pop(f"{path}.scales"),
-        None if scheme.symmetric else tensors.pop(f"{path}.zeros"),
-    )
+    out, length = features(linear)
+    groups = scheme.groups_in(length)
+    columns = {"codes": packed_columns(length, scheme.bits), "scales": groups}
+    if not scheme.symmetric:
+        columns["zeros"] = packed_columns(groups, scheme.bits)
+    parts = {name: tensors.pop(f"{path}.{name}") for name in columns}
+    for name, part in parts.items():
+        if part.shape != (out, columns[name]):
+            raise ValueError(f"{path}.{name} has shape {tuple(part.shape)}, expected {(out, columns[name])}")
+    weight = QuantizedWeight(scheme, length, parts["codes"], parts["scales"], parts.get("zeros"))
     bias = tensors.pop(f"{path}.bias", None)
     return quantized_linear(weight, None if bias is None else bias.to(dtype, copy=True), dtype)

@@ -110,11 +110,24 @@ class ShardWriter:
         return self.folder / f".shard-{number}"
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(file, str) for file in weight_map.values()):
+            raise TypeError("a file's name that is no text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{index}: found {error!r}, expected weight_map, which names the file of each weight: fetch the "
+            "model again"
+        ) from error
+    return dict(weight_map)
+
+
 def _files_of_weights(folder: Path) -> dict[str, str]:
     """For each weight the name of its file."""
     index = folder / INDEX
     if index.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = _weight_map(index)
         missing = sorted({file for file in weight_map.values() if not (folder / file).is_file()})
         if missing:
             raise ModelError(

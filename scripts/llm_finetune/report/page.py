@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llm_finetune.report import figures, results
 from llm_finetune.report.charts import Chart, Points, chart
+from llm_finetune.report.reading import read_result
 from llm_finetune.report.tables import quality, speed
 from llm_finetune.settings import load
 from llm_finetune.volume import writing
@@ -63,7 +64,7 @@ def write_report(output_dir: Path) -> Path:
     Returns:
         The page.
     """
-    found: Json = {name: results.read_result(output_dir / file) for name, file in FILES.items()}
+    found: Json = {name: read_result(output_dir / file) for name, file in FILES.items()}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # prompts and answers are anybody's text
@@ -99,9 +100,9 @@ def _contents(
 def _facts(values: Json, training: Json) -> Iterator[tuple[str, str]]:
     train = values.get("train")
     if train:
-        yield "Data", train["datasetName"] or train["dataFile"]
-        lora = f"LoRA of rank {train['loraRank']} on {figures.setting(train['loraTargetModules'])}"
-        yield "Trained", lora if train["useLora"] else "all weights"
+        yield "Data", train.get("datasetName") or train.get("dataFile")
+        lora = f"LoRA of rank {train.get('loraRank')} on {figures.setting(train.get('loraTargetModules'))}"
+        yield "Trained", lora if train.get("useLora") else "all weights"
     if training:
         rows = training.get("sequences_per_step")
         yield "Steps", f"{training['steps']:,}" + (f" of {rows} sequences" if rows else "")

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.errors import OutputError
 from llm_finetune.volume import writing
 
 TRAIN = "train_results.json"
@@ -52,20 +51,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
-
-
-def read_result(file: Path) -> dict[str, Any]:
-    """What an earlier stage left; empty where it left nothing.
-
-    Raises:
-        OutputError: the file is broken.
-    """
-    try:
-        return read_json(file) or {}
-    except (ValueError, OSError) as error:
-        raise OutputError(
-            f"{file}: cannot be read ({error}); delete it and start the same command again"
-        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from llm_finetune.distributed import Group
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.model.precision import Precision
 from llm_finetune.report import results
+from llm_finetune.report.reading import read_result
 from llm_finetune.settings import EvalSettings
 from llm_finetune.stages.evaluate import Evaluation, evaluate
 from llm_finetune.stages.samples import Sample, sample_answers, scores, side_by_side
@@ -81,7 +82,7 @@ def keep(judged: Judged, deciding: Deciding, folder: Path) -> None:
 
 def kept(folder: Path) -> Judged:
     """What `keep` left."""
-    judged = results.read_result(folder / results.BASE)["judged"]
+    judged = read_result(folder / results.BASE)["judged"]
     return Judged(Evaluation(**judged["loss"]), [Sample(**sample) for sample in judged["samples"]])
 
 
@@ -98,5 +99,5 @@ def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> No
             "samples": side_by_side(base.samples if base else [], tuned.samples if tuned else []),
         }
         results.write_result(folder / results.EVAL, evaluation)
-    training = results.read_result(folder / results.TRAIN)
+    training = read_result(folder / results.TRAIN)
     results.write_result(folder / results.ALL, {**training, **evaluation})
