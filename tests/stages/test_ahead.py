@@ -23,11 +23,13 @@ START = """
 import json, multiprocessing, os, pathlib, signal, sys, time
 from llm_finetune.errors import DataError
 from llm_finetune.settings import load
+from llm_finetune.stages import ahead as room
 from llm_finetune.stages.ahead import preparing
 
+room.available_cores = lambda: int(os.environ.get("CORES", "2"))
 with preparing(load([], [sys.argv[1]]).settings) as ahead:
-    (process,) = multiprocessing.active_children()
-    print(process.pid, flush=True)
+    process = next(iter(multiprocessing.active_children()), None)
+    print(process.pid if process else 0, flush=True)
 """
 ASK = """
     try:
@@ -94,6 +96,11 @@ def test_any_other_trouble_is_left_to_this_process(values: Values, tmp_path: Pat
     assert json.loads(printed) == "None"
     _, printed = apart(values, ITS_END)
     assert json.loads(printed) == "None"
+
+
+def test_a_single_core_is_left_to_this_process(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORES", "1")
+    assert apart(values, ASK) == (0, '"None"\n')
 
 
 @pytest.mark.parametrize("end", [LEAVE, KILLED])

@@ -12,11 +12,13 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from llm_finetune.distributed import available_cores
 from llm_finetune.errors import DataError
 from llm_finetune.launcher.tether import end_with
 from llm_finetune.settings import Settings
 
 Ahead = Callable[[], Path | None]
+SECONDS_TO_LEAVE = 10.0
 
 
 @contextmanager
@@ -24,13 +26,11 @@ def preparing(settings: Settings) -> Iterator[Ahead]:
     """While the body runs, the data is prepared beside it.
 
     Returns:
-        What waits for the folder of the prepared rows. None: there is nothing to prepare, or that process
-        could not; then whoever asks prepares it, and meets what was in the way. It raises a DataError where
-        the records are wrong.
+        What waits for the folder of the prepared rows, or raises a DataError where the records are wrong.
+        None: it was not worthwhile, or that process failed otherwise; then whoever asks prepares the data,
+        and meets what was in the way.
     """
-    has_records = settings.train.data_file or settings.train.dataset_name
-    # Where libraries are loaded already nothing is won, and their threads would not survive the fork.
-    if not has_records or "torch" in sys.modules:
+    if not _is_worthwhile(settings):
         yield lambda: None
         return
     fork = multiprocessing.get_context("fork")
@@ -42,8 +42,15 @@ def preparing(settings: Settings) -> Iterator[Ahead]:
         yield partial(_awaited, answer)
     finally:
         process.terminate()
-        process.join()
+        process.join(SECONDS_TO_LEAVE)
+        process.kill()
         answer.close()
+
+
+def _is_worthwhile(settings: Settings) -> bool:
+    """Whether there are records, a second core, and libraries yet to load, whose threads no fork outlives."""
+    has_records = bool(settings.train.data_file or settings.train.dataset_name)
+    return has_records and available_cores() > 1 and "torch" not in sys.modules
 
 
 def _awaited(answer: Connection) -> Path | None:
