@@ -16,6 +16,7 @@ from llm_finetune.model.codes import Scheme, pack, unpack
 from llm_finetune.model.kernels import kernels_of, quantized_linear
 from llm_finetune.model.merging import TunedModel
 from llm_finetune.model.native.linear import NativeLinear, fits
+from llm_finetune.model.native.packing import pack_codes
 from llm_finetune.model.quantized import load_quantized
 from llm_finetune.quantization.nearest import round_to_nearest
 from llm_finetune.settings import load
@@ -125,6 +126,13 @@ def test_kernels_of_our_own_round_nothing_but_the_inputs(group: int, symmetric: 
             expected = inputs @ weight.dequantize(torch.float32).T
             found = NativeLinear(weight, None)(inputs)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_codes_may_begin_at_any_byte_of_a_file(bits: int) -> None:
+    memory = torch.randint(0, 2**bits, (1 + 16 * 32,), dtype=torch.uint8)
+    codes = memory[1:].view(16, 32)
+    assert torch.equal(pack_codes(codes, bits), pack_codes(codes.clone(), bits))
 
 
 @pytest.mark.parametrize(("bits", "closer"), [(2, 4), (4, 8)])

@@ -111,8 +111,9 @@ def load_quantized(
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ModelError(f"{folder}: {DESCRIPTION} and the weights do not fit together: {what}") from error
     # Copies: what is mapped lies in memory as the file has it, and that is not always aligned.
-    plain = {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
+    plain = {name: tensors.pop(name).to(dtype, copy=True) for name in list(tensors)}
     model.load_state_dict(plain, strict=False, assign=True)
+    del plain
     model.tie_weights()
     for name, parameter in model.named_parameters():
         if parameter.is_meta:

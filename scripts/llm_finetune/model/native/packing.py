@@ -29,10 +29,17 @@ def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
     chunk = 32 // packed_bits(bits)
     rows, columns = codes.shape
     codes = pad(codes, (0, -columns % chunk, 0, -rows % BLOCK))
-    pairs = codes.view(-1, BLOCK, codes.shape[1] // chunk, chunk // 2, 2).permute(0, 2, 1, 4, 3)
+    chunks = codes.shape[1] // chunk
     if bits <= 4:
-        pairs = pairs[..., 0::2] | pairs[..., 1::2] << 4
-    return pairs.reshape(*pairs.shape[:2], 64)
+        parts = codes.view(-1, chunks, 2, 2, 2)
+        pairs = parts[..., 0, :] | parts[..., 1, :] << 4
+    else:
+        # A copy: a file's memory need not begin where 32 bits may.
+        pairs = codes.clone().view(-1, chunks, 2, 2)
+    # As 32 bits each, since bytes are slow to move: the two in the middle change places.
+    words = pairs.flatten(1).view(torch.int32)
+    words = words & ~0xFFFF00 | words >> 8 & 0xFF00 | (words & 0xFF00) << 8
+    return words.view(-1, BLOCK, chunks).transpose(1, 2).contiguous().view(torch.uint8)
 
 
 def pack_groups(table: torch.Tensor) -> torch.Tensor:
