@@ -125,7 +125,8 @@ class _Reader:
         self._length = 0
         width = max(map(len, prompts), default=0)
         padding = [width - len(prompt) for prompt in prompts]
-        self._step: NativeStep | None = native_step(model, padding, capacity=width + steps)
+        self._step: NativeStep | None = None
+        self._padding, self._capacity = padding, width + steps
         self._prompts = torch.tensor(
             [[0] * gap + list(prompt) for gap, prompt in zip(padding, prompts, strict=True)],
             device=model.device,
@@ -139,6 +140,7 @@ class _Reader:
 
     def read_prompts(self) -> torch.Tensor:
         """What `read` returns, for the prompts; the output head runs on their last position alone."""
+        self._step = native_step(self._model, self._padding, self._capacity)
         if self._step:
             return self._step.read(self._prompts)
         with _head_on_the_last_position(self._model):

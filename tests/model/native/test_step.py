@@ -138,13 +138,15 @@ def errors(model: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch) 
             if not native:
                 patched.setattr(decoding, "native_step", lambda *_, **__: None)
             made = decoding._Reader(model, asked, STEPS)
+            logits = made.read_prompts()
         assert (made._step is not None) == native
-        return made
+        return made, logits
 
     found: list[list[float]] = []
     with torch.inference_mode():
-        readers = reader(exact(model), False), reader(model, True), reader(model, False)
-        read = [each.read_prompts() for each in readers]
+        readers, read = zip(
+            reader(exact(model), False), reader(model, True), reader(model, False), strict=True
+        )
         for _ in range(STEPS - 1):
             truth, step, own = read
             found.append([float((other - truth).norm() / truth.norm()) for other in (step, own)])
@@ -224,6 +226,17 @@ def test_without_a_compiler_torch_answers(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "None"
     assert done.stderr.count("no compiler; install gcc") == 1
+
+
+@pytest.mark.parametrize("wrong", [VOCABULARY, -1])
+def test_a_token_that_the_model_does_not_know_is_refused(wrong: int) -> None:
+    """As torch's embedding does: nothing is read beyond the weights."""
+    with pytest.raises(IndexError):
+        list(decode(tiny_model("llama").bfloat16(), [[5, wrong]], max_new_tokens=2))
+
+
+def test_nothing_asked_is_nothing_answered() -> None:
+    assert list(decode(tiny_model("llama").bfloat16(), [], max_new_tokens=2)) == []
 
 
 def test_a_step_holds_the_room_it_was_given() -> None:

@@ -81,7 +81,8 @@ INLINE __m128 four_sums(const __m512 *v) {
     return _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
 }
 
-/* Four rows at once, so that sums do not wait for each other and an input is loaded for all of them. */
+/* Four rows at once, so that sums do not wait for each other and an input is loaded for all of them.
+ * count: inputs, 4 at most. */
 INLINE void plain_block(const Matrix *matrix, int block, const bf16 *inputs, const int count, float *outputs) {
     const int columns = matrix->columns, stride = PADDED(columns);
     for (int row = 0; row < BLOCK; row += 4) {

@@ -84,10 +84,13 @@ class NativeStep:
             ids: the next tokens of each prompt, shape (prompts, tokens).
 
         Raises:
-            IndexError: there is no room for them.
+            IndexError: there is no room for them, or one is not in the vocabulary.
         """
         if self._length + ids.shape[1] > self._capacity:
             raise IndexError(f"there is room for {self._capacity} tokens")
+        least, most = map(int, ids.aminmax())
+        if least < 0 or most >= self._vocabulary:
+            raise IndexError(f"token ids from {least} to {most}, but the vocabulary has {self._vocabulary}")
         kernels = library()
         assert kernels is not None
         logits = torch.empty(len(ids), self._vocabulary)
