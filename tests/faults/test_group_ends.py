@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from pods import Pods
 
+from command import SCRIPTS
+from stand_in_hub import MARK, SECRET, TOKEN, found_in, stand_in_hub
+
 Make = Callable[..., Pods]
 TOLD = 128 + signal.SIGTERM
 
@@ -170,3 +173,26 @@ def test_process_1_forwards_signals_and_reaps_orphans(job: Make, tmp_path: Path)
     os.kill(init, signal.SIGTERM)
     assert pods.finish(operating=False) == {0: TOLD}
     assert "stopped by SIGTERM" in pods.last_words(0)
+
+
+def test_a_download_that_breaks_off_leaves_no_token_in_logs_last_words_or_process_lists(
+    job: Make, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text(TOKEN)
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv(MARK, "1")
+    with stand_in_hub("breaks off") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        script = {"script": str(SCRIPTS / "finetune.py"), "logLevel": "debug"}
+        values = {"modelNameOrPath": "somebody/gated", "train__datasetName": None}
+        pods = job(1, **script, **values, train__dataFile=str(data_file))
+        pods.start()
+        assert pods.finish() == {0: 4}
+    assert f"Bearer {TOKEN}" in hub.given
+    assert not hub.in_processes
+    assert "somebody/gated" in pods.last_words(0)
+    assert SECRET not in pods.said(0) + pods.last_words(0)
+    assert list((pods.out / "logs").rglob("*.log"))
+    assert not found_in(tmp_path, but=home / "token")

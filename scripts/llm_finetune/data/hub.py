@@ -134,7 +134,7 @@ def _probe(name: str, revision: str | None) -> bool:
                 f"expired, or may not read this data set. Give another: {_TOKEN}."
             ) from error
         raise DataError(f"{name}: the Hub answers {_status(error)}. Try again later.") from error
-    except (errors.HTTPError, OSError):  # type: ignore[attr-defined]  # of whichever HTTP library it uses
+    except (errors.HTTPError, OSError, ValueError):  # type: ignore[attr-defined]  # whichever library it uses
         return False
     return True
 

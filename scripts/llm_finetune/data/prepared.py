@@ -163,8 +163,8 @@ def written_aside(folder: Path) -> Iterator[Path]:
     work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
         work.mkdir()
+        _remove_abandoned(folder, now=work.stat().st_mtime)
         yield work
         _publish(work, folder)
     except OSError as error:
@@ -200,9 +200,13 @@ def _publish(work: Path, folder: Path) -> None:
             raise
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """What a killed run left behind: one that lives writes all the time."""
+def _remove_abandoned(folder: Path, now: float) -> None:
+    """What a killed run left behind: one that lives writes all the time.
+
+    Args:
+        now: by the clock of the file system, which on a network is another machine's.
+    """
     for left in folder.parent.glob(f".{folder.name}.*"):
         newest = max((path.stat().st_mtime for path in [left, *left.rglob("*")]), default=0.0)
-        if time.time() - newest > _ABANDONED_SECONDS:
+        if now - newest > _ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)

@@ -13,6 +13,7 @@ CODE_FILES = ["*.py"]
 
 
 SETTING = "distributed.modelNameOrPath"
+TOKEN = "cluster: secret.encodedToken; workstation: `hf auth login` or HF_TOKEN"
 
 
 def fetch(
@@ -77,7 +78,7 @@ def _download(name: str, revision: str | None, weights: bool, code: bool, named_
     except hub.GatedRepoError as error:
         raise ModelError(
             f"{where}: this model is gated; ask for access on its page on the Hub, then give a token "
-            "of that account (cluster: secret.encodedToken; workstation: `hf auth login` or HF_TOKEN)"
+            f"of that account ({TOKEN})"
         ) from error
     except hub.RevisionNotFoundError as error:
         raise ModelError(
@@ -97,3 +98,8 @@ def _download(name: str, revision: str | None, weights: bool, code: bool, named_
         hints = {401: "the token is not valid", 403: "this token may not read it"}
         hint = hints.get(status, "try again later")
         raise ModelError(f"{where}: the Hub answered with status {status}: {hint}") from error
+    except Exception as error:  # of several libraries; in their words the token may stand
+        raise ModelError(
+            f"{where}: the download broke off ({type(error).__name__}); try again; where that does not help "
+            f"see to the network, and to the token ({TOKEN})"
+        ) from None
