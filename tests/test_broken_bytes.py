@@ -18,6 +18,7 @@ from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.asking import Asking
+from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
@@ -97,6 +98,7 @@ LEFT: dict[str, Any] = {
 }
 
 
+SIGN = ["step", "used_bytes", "limit_bytes"]
 ADAPTER_KEYS = [
     "base_model_name_or_path",
     "revision",
@@ -149,6 +151,14 @@ def test_any_bytes_for_run_json(tmp_path_factory: pytest.TempPathFactory, conten
         found = run_folder.look_into(folder, deciding, overwrite=True, fresh=False)
         assert not found.continues
         found.begin({"deciding": deciding["train"]})
+
+
+@given(content=BYTES | st.fixed_dictionaries(dict.fromkeys(SIGN, JSON)).map(lambda c: json.dumps(c).encode()))
+@ANY
+def test_any_bytes_for_a_sign_of_life(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.mktemp("sign") / ".heartbeat.json"
+    file.write_bytes(content)
+    assert str(heartbeat.read(file))
 
 
 def describe(model: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
-from llm_finetune.distributed import Group, has_bf16
+from llm_finetune.distributed import Group, has_bf16, heartbeat
 from llm_finetune.distributed.numa import near_memory
 from llm_finetune.errors import GroupError, SettingsError
 from llm_finetune.folder_lock import locked
@@ -50,7 +50,11 @@ def run(settings: Settings, group: Group, ahead: Ahead, *, fresh: bool) -> None:
         return
     inputs = gather(settings, group, ahead)
     patience = settings.wait_for_lost_minutes * 60
-    with locked(Path(settings.train.output_dir), patience) if group.ranks.is_writer else nullcontext():
+    output = Path(settings.train.output_dir)
+    with ExitStack() as held:
+        if group.ranks.is_writer:
+            held.enter_context(locked(output, patience))
+            held.enter_context(heartbeat.beating_in(output))
         _run_stages(wanted, settings, inputs, group, fresh)
 
 

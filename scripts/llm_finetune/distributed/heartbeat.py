@@ -1,16 +1,17 @@
 """A rank's sign of life on the volume: its last step and its memory, written every few seconds.
 
-Its launcher takes the file away when the rank has ended. So one that stays is of a rank that was killed with
-its launcher, and nobody was left to say why.
+Its launcher takes the file away when the rank has ended; without one the rank does so itself. So one that
+stays is of a rank that was killed, and nobody was left to say why.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from llm_finetune.distributed.ranks import Ranks
 
 FILE = "LLM_FINETUNE_HEARTBEAT"
 EVERY_SECONDS = 5.0
+OWN = ".heartbeat.json"  # in the output folder, where no launcher wants one elsewhere
+
+log = logging.getLogger(__name__)
+
+_OWN_SIGN = ExitStack()  # takes it away
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,45 @@ def beating(ranks: Ranks) -> Iterator[None]:
         over.set()
 
 
+@contextmanager
+def beating_in(folder: Path) -> Iterator[None]:
+    """The same in the output folder, where there is no launcher; says first how a killed run ended there."""
+    if FILE in os.environ:
+        yield
+        return
+    file = folder / OWN
+    if sign := read(file):
+        log.warning("the run before this one ended here without a word, %s", sign)
+    over = threading.Event()
+    thread = threading.Thread(target=_write_often, args=(file, over), daemon=True)
+    _OWN_SIGN.callback(_take_away, file, over, thread)
+    thread.start()
+    try:
+        yield
+    finally:
+        fall_silent()
+
+
+def fall_silent() -> None:
+    """Takes this process's own sign of life away: it ends, and has said why."""
+    _OWN_SIGN.close()
+
+
+def _take_away(file: Path, over: threading.Event, thread: threading.Thread) -> None:
+    over.set()
+    thread.join(timeout=1.0)  # a stale volume must not keep the process from ending
+    for path in (file, file.with_suffix(".partial")):
+        with suppress(OSError):  # the volume may be what failed
+            path.unlink(missing_ok=True)
+
+
 def read(file: Path) -> Heartbeat | None:
     """The sign of life in a file; None where there is none that can be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        memory = Memory(content["used_bytes"], content["limit_bytes"])
-        return Heartbeat(content["step"], memory)
-    except (OSError, ValueError, KeyError, TypeError):
+        step, used, limit = (int(content[name]) for name in ("step", "used_bytes", "limit_bytes"))
+        return Heartbeat(step, Memory(used, limit))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

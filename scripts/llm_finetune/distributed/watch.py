@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+from llm_finetune.distributed.heartbeat import fall_silent
 from llm_finetune.errors import GroupError
 
 
@@ -20,6 +21,7 @@ def end_now(exit_code: int) -> NoReturn:
     An orderly exit would wait for a thread that hangs; and where the group was not left in order, torch's own
     threads abort it, with a code that hides what went wrong.
     """
+    fall_silent()
     with suppress(OSError):  # the terminal may be gone
         logging.shutdown()
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -48,7 +49,8 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ("-m",
                 for line in logs.last_lines(rank, LAST_LINES):
                     print(f"[rank {rank}] {line}", file=sys.stderr)
             if ending.exit_code > GroupError.exit_code:
-                print(ending.message, file=sys.stderr)
+                hint = " (out of memory?)" if ending.exit_code == 128 + signal.SIGKILL else ""
+                print(ending.message + hint, file=sys.stderr)
         return ending.exit_code
 
 
