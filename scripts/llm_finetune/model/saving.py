@@ -28,8 +28,8 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     """
     aside = folder / ".saving"
     try:
+        shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
         with writing(folder, weight_bytes(model), lambda: "what checkpoints hold is kept"):
-            shutil.rmtree(aside, ignore_errors=True)
             save_weights(model, aside)
             tokenizer.save_pretrained(aside)
             for file in sorted(aside.iterdir(), key=lambda file: (file.name in ENTRY_FILES, file.name)):
