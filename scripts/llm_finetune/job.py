@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from llm_finetune import fingerprint
+from llm_finetune import fingerprint, signals
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16, heartbeat
 from llm_finetune.distributed.numa import near_memory
@@ -29,7 +29,7 @@ from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.batches import StepShape, shape_of
 from llm_finetune.stages.judge import Judged, judge, keep, kept, write_results
-from llm_finetune.stages.train import train
+from llm_finetune.stages.train import Training, train
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +133,12 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
     if settings.eval.base or not settings.do_train:
         base_judged = _base_judged(model, settings, inputs, precision, folder, group)
     if trains:
-        tuned = _tuned(model, settings, inputs, precision, folder, group)
+        tuned, training = _trained(model, settings, inputs, precision, folder, group)
         if group.ranks.is_writer:
-            folder.finish("train", stages["train"])
+            # Not every run has a checkpoint of its last step to go on from.
+            with signals.held_back():
+                _write_tuned(tuned, training, settings, inputs, folder)
+                folder.finish("train", stages["train"])
     else:
         # Trained by an earlier round of this run, or by another job.
         tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
@@ -146,15 +149,15 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
             folder.finish("evaluate", stages["evaluate"])
 
 
-def _tuned(
+def _trained(
     model: torch.nn.Module,
     settings: Settings,
     inputs: Inputs,
     precision: Precision,
     folder: RunFolder,
     group: Group,
-) -> torch.nn.Module:
-    """The model after training, which stands in the output folder then."""
+) -> tuple[torch.nn.Module, Training]:
+    """The model after training, and how that went."""
     # Here, since a run that goes on does not judge the base model again, which may draw random numbers.
     set_seed(settings.train.seed)
     if settings.train.use_lora:
@@ -178,12 +181,16 @@ def _tuned(
         shape=_shape(settings, folder, group),
         checkpoint=folder.path / folder.checkpoint if folder.checkpoint else None,
     )
-    if group.ranks.is_writer:
-        save_model(model, inputs.tokenizer, folder.path)
-        results.write_result(folder.path / results.PROMPT, _asked_as(settings, inputs))
-        results.write_result(folder.path / results.HISTORY, training.history)
-        results.write_result(folder.path / results.TRAIN, training.to_json())
-    return model
+    return model, training
+
+
+def _write_tuned(
+    model: torch.nn.Module, training: Training, settings: Settings, inputs: Inputs, folder: RunFolder
+) -> None:
+    save_model(model, inputs.tokenizer, folder.path)
+    results.write_result(folder.path / results.PROMPT, _asked_as(settings, inputs))
+    results.write_result(folder.path / results.HISTORY, training.history)
+    results.write_result(folder.path / results.TRAIN, training.to_json())
 
 
 def _wanted_rows(settings: Settings, folder: RunFolder, group: Group) -> int:

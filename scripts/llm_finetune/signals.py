@@ -20,6 +20,8 @@ class _State:
 
     seen = 0
     is_attended = False
+    is_held_back = False
+    waiting: int | None = None
 
 
 def leave_when_told() -> None:
@@ -54,6 +56,18 @@ def attended(action: Callable[[int], NoReturn]) -> Iterator[None]:
         seen.close()
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """While the body runs, which takes seconds, the first signal waits for its end; a second one ends all."""
+    _State.is_held_back = True
+    try:
+        yield
+    finally:
+        _State.is_held_back = False
+        if _State.waiting is not None:
+            _end(_State.waiting)
+
+
 def told(number: int) -> str:
     """How to go on, in a line's end."""
     return f"stopped by {signal.Signals(number).name}; start the same command again and it goes on from there"
@@ -74,5 +88,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
     _State.seen += 1
     if _State.seen > 1:
         os._exit(128 + number)
+    if _State.is_held_back:
+        _State.waiting = number
+    else:
+        _end(number)
+
+
+def _end(number: int) -> NoReturn:
     say([f"{told(number)} (stages that are done are kept)"])
     raise SystemExit(128 + number)

@@ -36,7 +36,8 @@ def writing(
         OutputError: it cannot be written.
     """
     try:
-        if free_bytes(path) < needed_bytes:
+        free = free_bytes(path)
+        if free is not None and free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except Exception as error:
@@ -51,10 +52,11 @@ def writing(
         ) from error
 
 
-def free_bytes(path: Path) -> int:
-    """Room on the volume where `path` is, or will be."""
+def free_bytes(path: Path) -> int | None:
+    """Room on the volume where `path` is, or will be; None where the volume does not tell."""
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    usage = shutil.disk_usage(there)
+    return usage.free if usage.total else None
 
 
 def _errno(error: Exception) -> int | None:
@@ -67,6 +69,7 @@ def _errno(error: Exception) -> int | None:
 
 def _free(path: Path) -> str:
     try:
-        return f"{free_bytes(path) / 1e6:,.1f} MB free"
+        free = free_bytes(path)
     except OSError:
-        return "free space unknown"
+        free = None
+    return "free space unknown" if free is None else f"{free / 1e6:,.1f} MB free"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
@@ -16,7 +17,7 @@ from tally import TALLY
 from command import assignments
 from llm_finetune.model.quantized import load_quantized
 from plain import PLAIN
-from warm import Moment, Warm, signalled
+from warm import Moment, Warm, ended, go_on, reached, signalled
 
 KILLED = -signal.SIGKILL
 KIND = "killed after the training"
@@ -99,11 +100,11 @@ def test_killed_in_or_between_the_later_stages_a_run_does_what_is_left(
     assert whole.code == 0, whole.text
     for done, stage in enumerate(STAGES):
         for moment in moments_of(stage, whole.counts, chance):
-            ended = warm.run(run(killed), moment)
+            gone = warm.run(run(killed), moment)
             TALLY.made[KIND] += 1
-            assert ended.code == KILLED, (moment, ended.text)
+            assert gone.code == KILLED, (moment, gone.text)
             check_whole(killed)
-            assert stages_done(killed) == list(STAGES[: done + (moment == DONE)]), (moment, ended.text)
+            assert stages_done(killed) == list(STAGES[: done + (moment == DONE)]), (moment, gone.text)
     end = time.monotonic() + GONE_SECONDS
     while instances(killed):
         assert time.monotonic() < end, "an instance of the benchmark outlives its job"
@@ -115,6 +116,24 @@ def test_killed_in_or_between_the_later_stages_a_run_does_what_is_left(
     leftovers = [path for place in (killed, killed / "out") for path in place.glob(".*")]
     assert not leftovers
     TALLY.resumed[KIND] += TALLY.made[KIND]
+
+
+def test_told_to_stop_while_it_writes_the_tuned_model_a_run_writes_it_first(
+    warm: Warm, run: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    """There is no checkpoint to go on from."""
+    process, said = warm.start(run(tmp_path), Moment("leaving a model", 1, "waits"))
+    reached(process, said)
+    assert process.pid
+    os.kill(process.pid, signal.SIGTERM)
+    go_on(said)
+    stopped = ended(process, said)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.text
+    assert "stages that are done are kept" in stopped.text
+    assert stages_done(tmp_path) == ["train"]
+    again = warm.run(run(tmp_path))
+    assert again.code == 0, again.text
+    assert not again.counts["step"]
 
 
 def test_told_to_stop_after_the_training_a_run_says_what_is_kept_and_does_what_is_left(
