@@ -168,7 +168,7 @@ def take_a_base_of_other_shapes(adapter: Path) -> None:
         (lose_the_folder, "no such folder"),
         (empty_the_folder, r"no model in this folder; expected config\.json.*found notes\.txt"),
         (move_the_base, r"adapter_config\.json, base_model_name_or_path: no folder /somewhere/else/base"),
-        (name_no_base, "base_model_name_or_path: empty; write"),
+        (name_no_base, "base_model_name_or_path: found None; write"),
         (cut_the_config, r"adapter_config\.json cannot be read"),
         (lose_the_weights, r"no adapter_model\.safetensors"),
         (cut_the_weights, "the adapter cannot be read, or does not fit"),

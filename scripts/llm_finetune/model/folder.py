@@ -95,10 +95,16 @@ def base_of(folder: Path, trust_remote_code: bool) -> Path:
     """
     config = adapters.read_config(folder)
     named_in = f"{folder / ADAPTER_CONFIG}, base_model_name_or_path"
-    name = config.base_model_name_or_path
-    if not name:
-        raise ModelError(f"{named_in}: empty; write the base model's folder there, or its name on the Hub")
-    return fetch(name, config.revision, weights=True, code=trust_remote_code, named_in=named_in)
+    name, revision = config.base_model_name_or_path, config.revision
+    if not isinstance(name, str) or not name:
+        raise ModelError(
+            f"{named_in}: found {name!r}; write the base model's folder there, or its name on the Hub"
+        )
+    if not isinstance(revision, str | None):
+        raise ModelError(
+            f"{folder / ADAPTER_CONFIG}, revision: found {revision!r}, expected a version's name, or null"
+        )
+    return fetch(name, revision, weights=True, code=trust_remote_code, named_in=named_in)
 
 
 def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
