@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from report import RESULTS, markdown, peak_memory
@@ -25,6 +26,17 @@ PARTS = {
 }
 
 
+# What is compared beside the headlines: how it is called, its unit in the table, and whether more is better.
+MEASURES = {
+    "tokens_per_second": ("tokens a second", 1.0, True),
+    "first_step_seconds": ("seconds to the end of the first step", 1.0, False),
+    "first_token_seconds": ("seconds to read the prompt", 1.0, False),
+    "load_seconds": ("seconds to load", 1.0, False),
+    "seconds": ("seconds", 1.0, False),
+    "peak_memory_bytes": ("GB of memory at most", 1e9, False),
+}
+
+
 def main() -> None:
     results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in PARTS}
     lines = [
@@ -37,7 +49,13 @@ def main() -> None:
         shutil.copy(RESULTS / f"{name}.svg", ROOT / f"docs/benchmark-{name.replace('_', '-')}.svg")
         picture = f"![{alternative}](docs/benchmark-{name.replace('_', '-')}.svg)"
         lines += ["", f"#### {title}", "", picture, "", table.replace("#### ", "")]
-    lines += ["", "Losses, step by step:", "", *_losses(results["train_step"])]
+    lines += ["", "What others do better:", "", *_lost(results)]
+    lines += [
+        "",
+        "Training losses, step by step (sides pack differently, so they see other records in a step):",
+        "",
+        *_losses(results["train_step"]),
+    ]
     readme = ROOT / "README.md"
     text = readme.read_text()
     if not re.search(f"{BEGIN}.*?{END}", text, re.S):
@@ -49,12 +67,16 @@ def main() -> None:
 def _measured_on(results: dict[str, Any]) -> str:
     machine, sides = results["train_step"]["machine"], _sides(results["train_step"])
     peak = sides["ours"]["gemm_peak"] / 1e9
-    bandwidth = results["decode"]["models"]["0.7b"][0]["bandwidth"] / 1e9
+    decoding = results["decode"]["models"]["0.7b"][0]
+    bandwidth = decoding["bandwidth"] / 1e9
     versions = {name: version for side in sides.values() for name, version in side["versions"].items()}
+    turns = {name: len(row["turns"]) for name, row in (("training", sides["ours"]), ("decoding", decoding))}
     return (
         f"{machine['cores']} cores of {machine['processor']}, {sides['ours']['threads']} threads, "
         f"{peak:,.0f} GFLOP/s in a bf16 matrix product, {bandwidth:.0f} GB/s of memory bandwidth; "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; Python {machine['python']}."
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"Python {machine['python']}. "
+        f"Medians of {turns['training']} turns (decoding: {turns['decoding']})."
     )
 
 
@@ -67,7 +89,10 @@ def _headlines(results: dict[str, Any]) -> Iterator[dict[str, str]]:
 
     packed = train["groups"]["packed"][1:]
     best = max(packed, key=lambda row: float(row["tokens_per_second"]))
-    first = sides["ours"]["first_step_seconds"] / min(row["first_step_seconds"] for row in packed)
+    rows = [row for group in train["groups"].values() for row in group if row["name"] == "ours"]
+    first = median(row["first_step_seconds"] for row in rows) / min(
+        row["first_step_seconds"] for row in packed
+    )
     memory = peak_memory(train["groups"]["packed"][0]) / peak_memory(best)
     full = max(
         (row for row in train["groups"]["all weights"][1:]), key=lambda row: float(row["tokens_per_second"])
@@ -112,6 +137,32 @@ def _headlines(results: dict[str, Any]) -> Iterator[dict[str, str]]:
     for row, other in zip(recovered[::2], recovered[1::2], strict=True):
         ratio = row["seconds"] / other["seconds"]
         yield _line(f"{row['fault']}: seconds to the next step, of those of {other['name']}", ratio)
+
+
+def _lost(results: dict[str, Any]) -> Iterator[str]:
+    rows: list[dict[str, str]] = []
+    for group, (first, *others) in results["train_step"]["groups"].items():
+        rows += [row for other in others for row in _better(f"training, {group}", other, first)]
+    first, *others = results["evaluation"]["sides"]
+    rows += [row for other in others for row in _better("evaluation", other, first)]
+    for times, (first, *others) in results["preparation"]["times"].items():
+        rows += [row for other in others for row in _better(f"preparation, {times}x", other, first)]
+    for model, found in results["decode"]["models"].items():
+        sides = {row["name"]: row for row in found}
+        for ours, other in (("ours, 4 bit", "llama.cpp, Q4_0"), ("ours, bf16", "llama.cpp, bf16")):
+            if ours in sides:
+                rows += _better(f"decoding, {model}", sides[other], sides[ours])
+    yield markdown(rows, {"where": "", "who": "", "what": "", "theirs": "theirs", "ours": "ours"})
+
+
+def _better(where: str, other: dict[str, Any], ours: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """What another side did better than ours."""
+    for key, (what, unit, more_is_better) in MEASURES.items():
+        if key in other and key in ours and not other["name"].startswith("ours"):
+            theirs, own = (float(row[key]) / unit for row in (other, ours))
+            if theirs > own if more_is_better else theirs < own:
+                figures = {"theirs": f"{theirs:.2f}", "ours": f"{own:.2f}"}
+                yield {"where": where, "who": other["name"], "what": what, **figures}
 
 
 def _losses(train: dict[str, Any]) -> Iterator[str]:
