@@ -41,16 +41,19 @@ class Facts:
     width: int
     mean_seen: float
 
-    def operations(self, tokens: float, labels: float, *, full: bool) -> float:
+    def operations(self, tokens: float, labels: float, seen: float | None, *, full: bool) -> float:
         """Operations of a step that the result needs.
+
+        Args:
+            seen: sum over its records of their length's square; None: as in the mean of all records.
 
         Forward 2 a weight of the matrix products and token, backward the same for activations, and once more
         for trained weights; the head on labels alone; causal attention a record at half its square, forward
         once and backward twice; nothing that is computed again.
         """
         passes = 6 if full else 4
-        attention = 6 * self.layers * self.width * self.mean_seen
-        return passes * (self.products * tokens + self.head * labels) + attention * tokens
+        attention = 6 * self.layers * self.width * (self.mean_seen * tokens if seen is None else seen)
+        return passes * (self.products * tokens + self.head * labels) + attention
 
 
 def made(folder: Path, model: str, records: list[dict[str, str]], length: int = LENGTH) -> Facts:

@@ -88,7 +88,7 @@ GROUPS: dict[str, list[Side]] = {
     ],
     "short and long": [
         Side("ours, short records and a long one", "ours.py",
-             changed={"perDeviceBatchSize": 1, "maxSeqLength": 4096}),
+             changed={"perDeviceBatchSize": 1, "gradientAccumulationSteps": 4, "maxSeqLength": 4096}),
     ],
 }  # fmt: skip
 
@@ -123,7 +123,9 @@ def measured(sides: list[Side], folder: Path, facts: inputs.Facts, rounds: int) 
         seconds = sum(turn["seconds"] for turn in row["turns"])
         rates = [turn["tokens"] / turn["seconds"] for turn in row["turns"]]
         shares = [
-            facts.operations(turn["tokens"], turn["labels"], full=full) / turn["seconds"] / turn["gemm_peak"]
+            facts.operations(turn["tokens"], turn["labels"], turn["seen"] or None, full=full)
+            / turn["seconds"]
+            / turn["gemm_peak"]
             for turn in row["turns"]
         ]
         row["tokens_per_second"] = sum(turn["tokens"] for turn in row["turns"]) / seconds

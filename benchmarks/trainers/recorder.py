@@ -22,7 +22,7 @@ class Recorder:
 
     def __init__(self, pad_id: int, *packages: str) -> None:
         self.pad_id, self.packages = pad_id, packages
-        self.tokens = self.labels = 0
+        self.tokens = self.labels = self.seen = 0
         self.loss, self.began, self.is_ready = 0.0, 0.0, False
 
     def listen(self) -> None:
@@ -59,11 +59,14 @@ class Recorder:
         else:
             self.tokens += int((inputs["input_ids"] != self.pad_id).sum())
         self.labels += int((inputs["labels"][:, 1:] != -100).sum())
+        if "position_ids" in inputs:
+            positions = inputs["position_ids"][inputs["input_ids"] != self.pad_id]
+            self.seen += int((2 * positions + 1).sum())  # the first n odd numbers make n squared
 
     def begin(self) -> None:
         if self.is_ready and not sys.stdin.readline():
             os._exit(0)  # some peers' threads outlive their training
-        self.tokens = self.labels = 0
+        self.tokens = self.labels = self.seen = 0
         self.loss, self.began = 0.0, time.perf_counter()
 
     def end(self) -> None:
@@ -74,7 +77,7 @@ class Recorder:
             turns.say(
                 {
                     "seconds": seconds, "tokens": self.tokens, "labels": self.labels, "loss": self.loss,
-                    "peak_memory_bytes": memory, "gemm_peak": turns.gemm_peak(),
+                    "seen": self.seen, "peak_memory_bytes": memory, "gemm_peak": turns.gemm_peak(),
                 }
             )  # fmt: skip
         else:
