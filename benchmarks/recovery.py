@@ -29,7 +29,7 @@ from turns import Answer
 from llm_finetune.settings import load
 from report import bars, machine, markdown, parser, write
 
-SAVE_STEPS, KILL_AT, STEPS = 10, 17, 40
+SAVE_STEPS, KILL_AT, STEPS = 10, 17, 1000  # told to stop, the Trainer goes on for seconds: it must not end
 MADE = re.compile(rb"step (\d+)/")
 PATIENCE_SECONDS = 300
 HERE = Path(__file__).parent
