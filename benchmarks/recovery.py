@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import turns
 from turns import Answer
 
@@ -121,8 +122,7 @@ def one_kill(case: Case, work: Path) -> tuple[float, int]:
         process = _start(case.command, log)
     next_step = _steps_after(log, before, 1)[0]
     seconds = time.perf_counter() - began
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    _end(process)
     last = max(int(step) for step in MADE.findall(log.read_bytes()[:before]))
     return seconds, last + 1 - next_step
 
@@ -132,6 +132,15 @@ def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PET_MAX_RESTARTS": "3", "POD_NAME": "localhost"}
     with log.open("ab") as out:
         return subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started: torchrun's ranks have process groups of their own, and would go on."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    for one in (process, *started):
+        one.kill()
+    process.wait()
+    psutil.wait_procs(started, timeout=10)
 
 
 def _steps_after(log: Path, position: int, count: int) -> list[int]:
