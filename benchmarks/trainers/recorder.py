@@ -81,7 +81,8 @@ class Recorder:
                 }
             )  # fmt: skip
         else:
-            allocator = os.environ.get("LD_PRELOAD") or os.environ.get("GLIBC_TUNABLES") or "glibc"
+            preloaded = os.path.basename(os.environ.get("LD_PRELOAD", ""))
+            allocator = preloaded or os.environ.get("GLIBC_TUNABLES") or "glibc"
             turns.say(
                 {
                     "first_step_seconds": turns.seconds_since_start(), "first_loss": self.loss,
