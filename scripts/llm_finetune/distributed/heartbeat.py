@@ -61,9 +61,7 @@ def beating(ranks: Ranks) -> Iterator[None]:
     if name is None or ranks.local_rank != 0:
         yield
         return
-    over = threading.Event()
-    thread = threading.Thread(target=_write_often, args=(Path(name), over), daemon=True)
-    thread.start()
+    over, _ = _begun(Path(name))
     try:
         yield
     finally:
@@ -79,10 +77,7 @@ def beating_in(folder: Path) -> Iterator[None]:
     file = folder / OWN
     if sign := read(file):
         log.warning("the run before this one ended here without a word, %s", sign)
-    over = threading.Event()
-    thread = threading.Thread(target=_write_often, args=(file, over), daemon=True)
-    _OWN_SIGN.callback(_take_away, file, over, thread)
-    thread.start()
+    _OWN_SIGN.callback(_take_away, file, *_begun(file))
     try:
         yield
     finally:
@@ -92,6 +87,14 @@ def beating_in(folder: Path) -> Iterator[None]:
 def fall_silent() -> None:
     """Takes this process's own sign of life away: it ends, and has said why."""
     _OWN_SIGN.close()
+
+
+def _begun(file: Path) -> tuple[threading.Event, threading.Thread]:
+    """What ends the signs of life, and the thread that writes them."""
+    over = threading.Event()
+    thread = threading.Thread(target=_write_often, args=(file, over), daemon=True)
+    thread.start()
+    return over, thread
 
 
 def _take_away(file: Path, over: threading.Event, thread: threading.Thread) -> None:

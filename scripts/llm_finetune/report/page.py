@@ -17,7 +17,6 @@ from llm_finetune.report.charts import Chart, Points, chart
 from llm_finetune.report.reading import read_result
 from llm_finetune.report.tables import quality, speed
 from llm_finetune.settings import load
-from llm_finetune.volume import writing
 
 REPORT = "report.html"
 TEMPLATE = "page.html.jinja"
@@ -73,8 +72,7 @@ def write_report(output_dir: Path) -> Path:
         lstrip_blocks=True,
     )
     page, html = output_dir / REPORT, environment.get_template(TEMPLATE).render(_contents(**found))
-    with writing(page, len(html)):
-        results.write_text(page, html)
+    results.write_page(page, html)
     return page
 
 

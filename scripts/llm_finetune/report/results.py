@@ -25,11 +25,25 @@ LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accel
 
 def write_json(file: Path, content: Any) -> None:
     """Writes the file whole or not at all. Raises OSError where it cannot."""
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    _write(file, _as_text(content))
 
 
-def write_text(file: Path, text: str) -> None:
+def write_result(file: Path, content: Any) -> None:
+    """Leaves a stage's result. Raises OutputError where it cannot be written."""
+    write_page(file, _as_text(content))
+
+
+def write_page(file: Path, text: str) -> None:
     """The same for a text."""
+    with writing(file, len(text)):
+        _write(file, text)
+
+
+def _as_text(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
     aside = file.with_name(f".{file.name}.partial")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -37,12 +51,6 @@ def write_text(file: Path, text: str) -> None:
     except OSError:
         aside.unlink(missing_ok=True)
         raise
-
-
-def write_result(file: Path, content: Any) -> None:
-    """Leaves a stage's result. Raises OutputError where it cannot be written."""
-    with writing(file, len(json.dumps(content))):
-        write_json(file, content)
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
