@@ -33,12 +33,12 @@ MEASURES = {
     "first_token_seconds": ("seconds to read the prompt", 1.0, False),
     "load_seconds": ("seconds to load", 1.0, False),
     "seconds": ("seconds", 1.0, False),
-    "peak_memory_bytes": ("GB of memory at most", 1e9, False),
+    "peak_memory_bytes": ("GB of memory", 1e9, False),
 }
 
 
 def main() -> None:
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in PARTS if _is_there(name)}
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in PARTS}
     lines = [
         _measured_on(results),
         "",
@@ -63,11 +63,6 @@ def main() -> None:
         raise SystemExit(f"{readme}: no {BEGIN.strip()} … {END}")
     written = BEGIN + "\n".join(lines) + "\n" + END
     readme.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: written, text, flags=re.S))
-
-
-def _is_there(name: str) -> bool:
-    """Recovery is shown once it was measured; the headlines need all the others."""
-    return name != "recovery" or (RESULTS / "recovery.json").is_file()
 
 
 def _measured_on(results: dict[str, Any]) -> str:
@@ -139,7 +134,7 @@ def _headlines(results: dict[str, Any]) -> Iterator[dict[str, str]]:
     )
     for peer in ("transformers, bf16", "llama.cpp, Q4_0", "neural-compressor's module, 4 bit, fp32"):
         yield _line(f"the same against {peer}", rate / decoded[peer]["tokens_per_second"], "x")
-    recovered = results["recovery"]["rows"] if "recovery" in results else []
+    recovered = results["recovery"]["rows"]
     for row, other in zip(recovered[::2], recovered[1::2], strict=True):
         ratio = row["seconds"] / other["seconds"]
         yield _line(f"{row['fault']}: seconds to the next step, of those of {other['name']}", ratio)

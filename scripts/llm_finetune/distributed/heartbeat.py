@@ -40,7 +40,7 @@ class Heartbeat:
             "; it was probably killed for memory: raise resources.memoryLimit, or lower "
             "distributed.train.perDeviceBatchSize or maxSeqLength, or set gradientCheckpointing"
         )
-        return f"{where}, with {self.memory}{hint if self.memory.is_short else ''}"
+        return f"last seen {where}, with {self.memory}{hint if self.memory.is_short else ''}"
 
 
 class _Progress:
