@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llm_finetune.errors import OutputError
@@ -17,6 +17,7 @@ REMEDIES = {
     errno.EDQUOT: "have the quota raised",
     errno.EROFS: "have the volume mounted for writing",
     errno.ESTALE: "have the network volume mounted anew",
+    errno.EIO: "have the disk or the network volume seen to",
     errno.EACCES: "name a folder that this user may write",
     errno.EPERM: "name a folder that this user may write",
 }
@@ -46,9 +47,9 @@ def writing(
             raise
         needed = f"{needed_bytes / 1e6:,.1f} MB needed, " if needed_bytes else ""
         raise OutputError(
-            f"{path}: cannot be written: {os.strerror(number)} ({needed}{_free(path)}); {kept()}; "
-            f"{REMEDIES.get(number, 'see to the volume')}, and start the same command again: it goes on from "
-            "there"
+            f"{path}: cannot be written: {os.strerror(number)}{_elsewhere(error, path)} "
+            f"({needed}{_free(path)}); {kept()}; {REMEDIES.get(number, 'see to the volume')}, and start the "
+            "same command again: it goes on from there"
         ) from error
 
 
@@ -59,12 +60,31 @@ def free_bytes(path: Path) -> int | None:
     return usage.free if usage.total else None
 
 
+def held_bytes(folder: Path) -> int:
+    """What the files of a folder take on the disk; some of them may go meanwhile."""
+    held = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            held += file.stat().st_blocks * 512
+    return held
+
+
 def _errno(error: Exception) -> int | None:
-    """The system's number for what went wrong; safetensors has it in its words alone."""
-    if isinstance(error, OSError):
-        return error.errno
+    """The system's number for what went wrong on a volume.
+
+    Some libraries have it in their words alone, or in the error behind theirs; there it may be a network's.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return None if isinstance(error, ConnectionError) else error.errno
     found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+    number = int(found[1]) if found else getattr(error.__cause__, "errno", None)
+    return number if number in REMEDIES else None
+
+
+def _elsewhere(error: Exception, path: Path) -> str:
+    """The file that it was about, where that is not at `path`."""
+    file = getattr(error, "filename", None) or getattr(error.__cause__, "filename", None)
+    return f": {file}" if isinstance(file, str) and path.parent not in Path(file).parents else ""
 
 
 def _free(path: Path) -> str:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -383,3 +384,18 @@ def test_real_records_and_a_real_tokenizer(shared: Path, tmp_path: Path) -> None
     assert len(whole) > 150
     assert {text.strip() for text in whole} <= answers
     assert result.summary.train.empty_share < 0.1
+
+
+@pytest.mark.parametrize("hours", [-2, 2], ids=["two hours ago", "by a clock that is ahead"])
+def test_what_a_killed_run_left_is_removed_once_nobody_can_be_writing_it(
+    prepared: Prepare, hours: int
+) -> None:
+    done = prepared(ROWS)
+    left = done.folder.with_name(f".{done.folder.name}.killed")
+    shutil.copytree(done.folder, left)
+    written = time.time() + 3600 * hours
+    for path in (left, *left.rglob("*")):
+        os.utime(path, (written, written))
+    shutil.rmtree(done.folder)
+    assert len(prepared(ROWS).train) == len(done.train)
+    assert left.exists() == (hours > 0)

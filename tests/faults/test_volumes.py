@@ -131,6 +131,24 @@ def test_a_volume_that_is_full_before_the_start_is_told_before_anything_is_train
     assert again.code == 0, again.text
 
 
+def test_full_while_data_is_prepared_nothing_half_written_stays(
+    warm: Warm, options: list[str], volume: Path
+) -> None:
+    cache = volume / "cache"
+    environment = {"HF_DATASETS_CACHE": str(cache)}
+    cache.mkdir()
+    fill(volume)
+    told = the_error(ended(*warm.start(options, environment=environment)))
+    assert f"{cache / 'llm-finetune'}/" in told
+    assert "cannot be written: No space left on device" in told
+    assert "of it were written; make room" in told
+    assert not list(cache.rglob("*.bin"))
+    empty(volume)
+    again = ended(*warm.start(options, environment=environment))
+    assert again.code == 0, again.text
+    assert list(cache.rglob("*.bin"))
+
+
 LATER: dict[str, tuple[Moment, int, str]] = {
     "the word that it is trained": (Moment("finishing", 1, "waits"), 0, "run.json"),
     "the quantized model": (Moment("quantizing", 1, "waits"), 8192, "quantized"),

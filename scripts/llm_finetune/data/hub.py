@@ -9,6 +9,7 @@ from typing import Any
 
 from llm_finetune.data.source import Source
 from llm_finetune.errors import DataError
+from llm_finetune.volume import writing
 
 _PROBE_SECONDS = 10
 _TOKEN = "secret.encodedToken in the cluster, HF_TOKEN elsewhere"
@@ -76,6 +77,7 @@ def load(source: Source) -> HubDataSet:
 
     Raises:
         DataError: it cannot be had; says why and what to do.
+        OutputError: the cache has no room for it, or cannot be written.
     """
     name = source.dataset or ""
     reachable = Path(name).is_dir() or _probe(name, source.revision)
@@ -85,8 +87,12 @@ def load(source: Source) -> HubDataSet:
     # would first try again for half a minute.
     was_offline = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = was_offline or not reachable
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
-        return HubDataSet(name, dict(datasets.load_dataset(name, source.config, revision=source.revision)))
+        with writing(cache, kept=lambda: "files that are whole are kept"):
+            return HubDataSet(
+                name, dict(datasets.load_dataset(name, source.config, revision=source.revision))
+            )
     except ConnectionError as error:
         raise DataError(
             f"{name}: the Hugging Face Hub cannot be reached, and the data set is not in the cache. Check "

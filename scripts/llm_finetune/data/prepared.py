@@ -28,13 +28,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.data.records import Origin
 from llm_finetune.data.summary import Summary
-from llm_finetune.errors import DataError, OutputError
+from llm_finetune.errors import DataError
+from llm_finetune.report.figures import size
+from llm_finetune.volume import held_bytes, writing
 
 IGNORED = -100
 _SUMMARY = "prepared.json"
-_ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,12 @@ def written_aside(folder: Path) -> Iterator[Path]:
     """
     work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work.mkdir()
-        _remove_abandoned(folder, now=work.stat().st_mtime)
-        yield work
-        _publish(work, folder)
-    except OSError as error:
-        raise OutputError(f"{folder.parent}: the prepared data cannot be written ({error}).") from error
+        with writing(folder, kept=lambda: f"{size(held_bytes(work))} of it were written"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(folder.parent.glob(f".{folder.name}.*"))
+            work.mkdir()
+            yield work
+            _publish(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -198,15 +199,3 @@ def _publish(work: Path, folder: Path) -> None:
     except OSError:
         if not is_whole(folder):
             raise
-
-
-def _remove_abandoned(folder: Path, now: float) -> None:
-    """What a killed run left behind: one that lives writes all the time.
-
-    Args:
-        now: by the clock of the file system, which on a network is another machine's.
-    """
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        newest = max((path.stat().st_mtime for path in [left, *left.rglob("*")]), default=0.0)
-        if now - newest > _ABANDONED_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)

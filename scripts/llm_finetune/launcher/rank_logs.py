@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
-from llm_finetune.launcher.volume import writing
+from llm_finetune.volume import writing
 
 OUT, ERR = "out", "err"
 

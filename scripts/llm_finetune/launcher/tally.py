@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_finetune.launcher.ending import Ending
-from llm_finetune.launcher.volume import writing
 from llm_finetune.report.results import read_json, write_json
+from llm_finetune.volume import writing
 
 COUNTS = ("number", "begun_at", "failures")
 

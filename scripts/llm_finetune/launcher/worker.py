@@ -23,10 +23,10 @@ from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
-from llm_finetune.launcher.volume import writing
 from llm_finetune.machine import check_machine
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Settings, load_merged
+from llm_finetune.volume import writing
 
 STATE = ".launcher"  # what outlives a pod, within outputDir
 

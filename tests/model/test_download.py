@@ -1,0 +1,117 @@
+"""Models and data sets that are named on the Hub: fetched once, with progress, and clear words where not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command import assignments, run_apart
+from plain import PLAIN
+from serving_hub import ServingHub, serving_hub
+
+PARTIAL = "hub/models--somebody--tiny/blobs/{}.incomplete"
+
+
+@pytest.fixture
+def hub(model_folder: Path, data_file: Path, tmp_path: Path) -> Iterator[ServingHub]:
+    data = tmp_path / "set"
+    data.mkdir()
+    shutil.copy(data_file, data / f"train{data_file.suffix}")
+    with serving_hub({"models/somebody/tiny": model_folder, "datasets/somebody/set": data}) as hub:
+        yield hub
+
+
+def options(out: Path) -> list[str]:
+    names = {"modelNameOrPath": "somebody/tiny", "train__datasetName": "somebody/set"}
+    return assignments(**{**PLAIN, **names, "train__outputDir": str(out), "train__maxSteps": 2})
+
+
+def test_what_was_downloaded_serves_without_the_hub(hub: ServingHub, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    killed, alive = (home / PARTIAL.format(name) for name in ("killed", "alive"))
+    for partial in (killed, alive):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(b"0" * 1000)
+    two_hours_ago = time.time() - 7200
+    os.utime(killed, (two_hours_ago, two_hours_ago))
+
+    first = run_apart(*options(tmp_path / "first"), HF_HOME=str(home), HF_ENDPOINT=hub.address)
+    assert first.code == 0, first.text
+    assert "downloading somebody/tiny: " in first.text
+    assert hub.served.count("model.safetensors") == 1
+    assert alive.exists()
+    assert not killed.exists()
+
+    nowhere = "http://127.0.0.1:9"
+    second = run_apart(*options(tmp_path / "second"), HF_HOME=str(home), HF_ENDPOINT=nowhere)
+    assert second.code == 0, second.text
+    assert "downloading" not in second.text
+
+
+def test_a_cache_that_cannot_be_written_is_named(hub: ServingHub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    home = tmp_path / "file" / "home"
+    done = run_apart(*options(tmp_path / "out"), HF_HOME=str(home), HF_ENDPOINT=hub.address)
+    assert done.code == 5, done.text
+    assert f"{home}/hub/models--somebody--tiny/blobs: cannot be written: Not a directory" in done.text
+
+
+PROGRAM = """
+import logging, sys
+from llm_finetune import volume
+from llm_finetune.errors import OutputError
+from llm_finetune.model import download
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+download.SECONDS_BETWEEN_LINES = 0.3
+free = int(sys.argv[1])
+volume.free_bytes = lambda path: free
+try:
+    print(download.download("somebody/large", None, ["*.safetensors"], "model"))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[ServingHub]:
+    """25 MB, which take two seconds; the client writes ten at once."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(os.urandom(25_000_000))
+    with serving_hub({"models/somebody/large": folder}, seconds_a_chunk=0.08) as hub:
+        yield hub
+
+
+def fetched(hub: ServingHub, home: Path, free_bytes: int) -> tuple[str, str]:
+    """What a download prints, and its log; in a process of its own: the environment is read once."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(free_bytes)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def test_a_long_download_tells_how_far_it_is(large: ServingHub, tmp_path: Path) -> None:
+    folder, log = fetched(large, tmp_path / "home", free_bytes=100_000_000)
+    assert Path(folder, "model.safetensors").stat().st_size == 25_000_000
+    assert "downloading somebody/large: 25 MB\n" in log
+    assert re.search(r"downloading somebody/large: \S+ [kM]B of 25 MB, \d\.\d s left", log), log
+
+
+def test_without_room_nothing_is_fetched(large: ServingHub, tmp_path: Path) -> None:
+    said, _ = fetched(large, tmp_path / "home", free_bytes=15_000_000)
+    assert "cannot be written: No space left on device (25.0 MB needed, 15.0 MB free)" in said
+    assert not large.served
