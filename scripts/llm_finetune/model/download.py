@@ -89,7 +89,7 @@ def _kept() -> str:
 def _missing_bytes(fetched: Callable[..., Any]) -> int:
     """What is to come; 0 where the Hub does not say, which the download itself explains."""
     from huggingface_hub.errors import DryRunError
-    from huggingface_hub.utils import tqdm
+    from tqdm import tqdm
 
     try:
         files = fetched(dry_run=True, tqdm_class=partial(tqdm, disable=True))
