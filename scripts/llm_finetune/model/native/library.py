@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}
 FLAGS = ("-std=gnu11", "-mfma", *(f"-m{feature.replace('_', '')}" for feature in sorted(FEATURES)))
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / name for name in ("matrix.c", "attention.c", "step.c"))
+SOURCES = tuple(FOLDER / name for name in ("matrix.c", "norm.c", "attention.c", "step.c"))
 HEADERS = tuple(FOLDER / name for name in ("vectors.h", "native.h", "model.h"))
 
 
