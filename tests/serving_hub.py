@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+CHUNK = 1 << 20
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -23,7 +24,7 @@ class ServingHub:
 
     Attributes:
         folders: by name: `models/owner/name` or `datasets/owner/name`.
-        seconds_a_chunk: how slow it is.
+        seconds_a_chunk: how slow it is behind the first.
         served: files that were fetched.
     """
 
@@ -88,9 +89,10 @@ def serving_hub(folders: dict[str, Path], seconds_a_chunk: float = 0.0) -> Itera
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                for begin in range(0, len(body), 1 << 20):
+                self.wfile.write(body[:CHUNK])
+                for begin in range(CHUNK, len(body), CHUNK):
                     time.sleep(hub.seconds_a_chunk)
-                    self.wfile.write(body[begin : begin + (1 << 20)])
+                    self.wfile.write(body[begin : begin + CHUNK])
 
         def log_message(self, *_: object) -> None:
             """Quiet."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-AFTER_SECONDS = 3600  # one that lives writes all the time
+AFTER_SECONDS = 900  # one that lives writes all the time
 
 
 def remove_abandoned(left: Iterable[Path]) -> None:
-    """Removes those of the files and folders in which nothing was written for an hour."""
+    """Removes those of the files and folders in which nothing was written for a quarter of an hour."""
     for path in left:
         with suppress(OSError):  # gone meanwhile; a volume that cannot be written is told by what is to be
             now = _now(path.parent)

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from llm_finetune.distributed.watch import end_now
 from llm_finetune.launcher.last_words import say
 from llm_finetune.launcher.signals import NUMBERS, heeded
+
+# A download's threads go on to the end of their files, and the interpreter would wait for them.
+SECONDS_TO_LEAVE = 10.0
 
 
 class _State:
@@ -96,4 +100,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int) -> NoReturn:
     say([f"{told(number)} (stages that are done are kept)"])
+    last = threading.Timer(SECONDS_TO_LEAVE, end_now, (128 + number,))
+    last.daemon = True
+    last.start()
     raise SystemExit(128 + number)

@@ -66,12 +66,14 @@ def test_a_cache_that_cannot_be_written_is_named(hub: ServingHub, tmp_path: Path
 
 PROGRAM = """
 import logging, sys
-from llm_finetune import volume
+from llm_finetune import signals, volume
 from llm_finetune.errors import OutputError
 from llm_finetune.model import download
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 download.SECONDS_BETWEEN_LINES = 0.3
+signals.SECONDS_TO_LEAVE = 0.5
+signals.leave_when_told()
 free = int(sys.argv[1])
 volume.free_bytes = lambda path: free
 try:
@@ -91,27 +93,39 @@ def large(tmp_path: Path) -> Iterator[ServingHub]:
         yield hub
 
 
-def fetched(hub: ServingHub, home: Path, free_bytes: int) -> tuple[str, str]:
-    """What a download prints, and its log; in a process of its own: the environment is read once."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(home)}
-    done = subprocess.run(
+def started(hub: ServingHub, home: Path, free_bytes: int = 100_000_000) -> subprocess.Popen[str]:
+    """A download, in a process of its own: the environment is read once."""
+    return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(free_bytes)],
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=True,
     )
-    return done.stdout.strip(), done.stderr
 
 
 def test_a_long_download_tells_how_far_it_is(large: ServingHub, tmp_path: Path) -> None:
-    folder, log = fetched(large, tmp_path / "home", free_bytes=100_000_000)
-    assert Path(folder, "model.safetensors").stat().st_size == 25_000_000
+    folder, log = started(large, tmp_path / "home").communicate()
+    assert Path(folder.strip(), "model.safetensors").stat().st_size == 25_000_000
     assert "downloading somebody/large: 25 MB\n" in log
     assert re.search(r"downloading somebody/large: \S+ [kM]B of 25 MB, \d\.\d s left", log), log
 
 
 def test_without_room_nothing_is_fetched(large: ServingHub, tmp_path: Path) -> None:
-    said, _ = fetched(large, tmp_path / "home", free_bytes=15_000_000)
+    said, _ = started(large, tmp_path / "home", free_bytes=15_000_000).communicate()
     assert "cannot be written: No space left on device (25.0 MB needed, 15.0 MB free)" in said
     assert not large.served
+
+
+def test_one_that_is_told_to_stop_does_not_go_on_to_the_end_of_its_file(
+    large: ServingHub, tmp_path: Path
+) -> None:
+    large.seconds_a_chunk = 10
+    process = started(large, tmp_path / "home")
+    while not large.served:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 143, log
+    assert "start the same command again" in log

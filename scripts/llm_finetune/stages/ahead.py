@@ -18,7 +18,7 @@ from llm_finetune.launcher.tether import end_with
 from llm_finetune.settings import Settings
 
 Ahead = Callable[[], Path | None]
-SECONDS_TO_LEAVE = 10.0
+SECONDS_TO_LEAVE = 5.0
 
 
 @contextmanager
