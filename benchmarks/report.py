@@ -68,16 +68,18 @@ def write(folder: Path, name: str, results: Answer, table: str, picture: str) ->
 def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
     """A picture (SVG) with a bar for each value; what is ours in blue."""
     most, height = max(value for _, value in values), 30 * len(values) + 50
+    names = 20 + 7 * max(len(name) for name, _ in values)
+    box = f"0 0 {names + 450} {height}"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" font-family="sans-serif">',
-        f'<rect width="760" height="{height}" fill="white"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" font-family="sans-serif">',
+        '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="10" y="26" font-size="16">{escape(title)}</text>',
     ]
     for number, (name, value) in enumerate(values):
         y, width = 40 + 30 * number, 340 * value / most
         colour = "#2f6f9f" if "ours" in name else "#a9a9a9"
-        parts.append(f'<text x="310" y="{y + 15}" font-size="13" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect x="320" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>')
-        said = f"{value:,.0f} {unit}"
-        parts.append(f'<text x="{325 + width:.1f}" y="{y + 15}" font-size="13">{escape(said)}</text>')
+        parts.append(f'<text x="{names}" y="{y + 15}" font-size="13" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="{names + 10}" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>')
+        said = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+        parts.append(f'<text x="{names + 15 + width:.1f}" y="{y + 15}" font-size="13">{escape(said)}</text>')
     return "\n".join([*parts, "</svg>\n"])
