@@ -141,6 +141,18 @@ def test_a_loss_that_is_no_number_stops_with_the_records_named(
     assert folders.newest_whole(out) == f"checkpoint-{step - 1}"
 
 
+def test_how_often_to_save_and_to_log_may_change_in_the_middle_of_a_run(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    every = {"train__saveTotalLimit": None, "train__maxSteps": 10}
+    assert warm.run(options(tmp_path, **every, train__saveSteps=5), in_step(14)).code == KILLED
+    assert folders.steps(tmp_path) == [5]
+    ended = warm.run(options(tmp_path, **every, train__saveSteps=2, train__loggingSteps=10))
+    assert ended.code == 0, ended.text
+    assert folders.steps(tmp_path) == [10, 8, 6, 5]
+    assert [point["step"] for point in read(tmp_path / "train_history.json")] == [1, 2, 3, 4, 5, 10]
+
+
 def test_minutes_make_checkpoints_where_the_strategy_would_wait_for_the_epoch(
     warm: Warm, options: Callable[..., list[str]], tmp_path: Path
 ) -> None:

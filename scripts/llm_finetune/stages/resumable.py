@@ -7,6 +7,7 @@ another size goes on from it just as well.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
-from llm_finetune.checkpoints import folders, training
+from llm_finetune.checkpoints import folders, manifest, training
 from llm_finetune.checkpoints.keeper import Keeper
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer
@@ -30,6 +31,8 @@ from llm_finetune.stages.leaving import Leaving
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+
+log = logging.getLogger(__name__)
 
 NAMED_RECORDS = 8
 
@@ -104,10 +107,12 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             steps = done.step
         return (epochs, *others, steps)
 
-    def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
-        super()._init_training_state(*arguments)
+    def _init_training_state(self, max_steps: int, *arguments: Any) -> tuple[int, int]:
+        super()._init_training_state(max_steps, *arguments)
         # What was due at the moment of the checkpoint is in the progress.
         self.control._new_step()
+        # How often to log and to save may have changed since.
+        self.state.compute_steps(self.args, max_steps)
         return self.progress.epoch, 0
 
     def _run_epoch(self, **call: Any) -> None:
@@ -229,11 +234,14 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     # --- Checkpoints ----------------------------------------------------------------------------------
 
+    def _determine_best_metric(self, *arguments: Any, **named: Any) -> bool:
+        """A new best is kept at once: its weights change with the next step."""
+        is_new_best: bool = super()._determine_best_metric(*arguments, **named)
+        self.control.should_save |= is_new_best and self.args.load_best_model_at_end
+        return is_new_best
+
     def _save_checkpoint(self, *_: Any) -> None:
         self._settle()
-        if self.args.load_best_model_at_end and self.state.best_global_step:
-            best = Path(self.args.output_dir) / folders.name_of(self.state.best_global_step)
-            self.state.best_model_checkpoint = str(best)
         if self.group.ranks.is_writer:
             self._keep()
 
@@ -250,9 +258,18 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         if checkpoint:
             load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
-    def _load_best_model(self) -> None:
-        self.group.barrier(deadline_seconds=3600)  # rank 0 may still be writing it
-        super()._load_best_model()
+    def _finalize_training(self, *arguments: Any) -> Any:
+        """The best checkpoint is named only now: its folder may have moved since it was written."""
+        if self.args.load_best_model_at_end and self.state.best_global_step:
+            self.group.barrier(deadline_seconds=3600)  # rank 0 may still be writing it
+            best = Path(self.args.output_dir) / folders.name_of(self.state.best_global_step)
+            if wrong := manifest.problem(best):
+                log.warning(
+                    "%s, which had the lowest loss, is broken: %s; the last step's model is kept", best, wrong
+                )
+            else:
+                self.state.best_model_checkpoint = str(best)
+        return super()._finalize_training(*arguments)
 
 
 class _Moments(TrainerCallback):  # type: ignore[misc]
