@@ -40,6 +40,18 @@ def adapter_only(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
 
+def no_numbers(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def link_to_nothing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("blobs/gone")
+
+
 def own_code(folder: Path) -> None:
     (folder / "modeling_own.py").write_text("raise SystemExit('this code ran')")
     edit_json(
@@ -62,6 +74,16 @@ BROKEN: list[tuple[str, Break, dict[str, Any], str]] = [
     ("pickled weights", pickled, {}, "only pickled weights"),
     ("half the weights", lambda f: cut_in_half(f / "model.safetensors"), {}, "the weights cannot be read"),
     ("a weight is missing", without_weight, {}, "model.layers.1.mlp.up_proj.weight"),
+    ("a link to nothing", link_to_nothing, {}, "model.safetensors: a link that leads nowhere"),
+    ("no numbers", no_numbers, {}, "the base model's outputs are no numbers"),
+    ("list", lambda f: (f / "generation_config.json").write_text("[]"), {}, "cannot be read: 'list' object"),
+    ("odd end", lambda f: edit_json(f / "generation_config.json", eos_token_id="y"), {}, "found 'y', exp"),
+    (
+        "quantized",
+        lambda f: edit_json(f / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
+        {},
+        "the weights cannot be read: Loading a GPTQ quantized model",
+    ),
     ("other shapes", lambda f: edit_json(f / "config.json", intermediate_size=64), {}, "different models"),
     ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), {}, "tokenizer"),
     ("half a tokenizer", lambda f: cut_in_half(f / "tokenizer.json"), {}, "tokenizer"),

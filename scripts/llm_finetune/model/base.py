@@ -75,7 +75,6 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
     Raises:
         ModelError: weights are missing, broken or of other shapes than config.json says.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -87,7 +86,7 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in our words
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a broken file raises
         raise ModelError(f"{folder}: the weights cannot be read: {_first_line(error)}") from error
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise ModelError(
@@ -101,7 +100,19 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
             f"{folder}: {len(missing)} of the model's weights are not in its files, first {missing[0]}: "
             "the download is incomplete, or config.json belongs to another model"
         )
+    _check_ends(model, folder)
     return model
+
+
+def _check_ends(model: PreTrainedModel, folder: Path) -> None:
+    """Said before a training, not at the first answer after it."""
+    named = model.generation_config.eos_token_id
+    for one in named if isinstance(named, list) else [named]:
+        if not isinstance(one, int | None):
+            raise ModelError(
+                f"{folder / 'generation_config.json'}, eos_token_id: found {one!r}, expected a token's "
+                "number, a list of such, or null"
+            )
 
 
 def _from_folder(loader: Any, folder: Path, trust_remote_code: bool) -> Any:

@@ -17,7 +17,7 @@ TOLERANCE = 0.05
 
 @torch.no_grad()
 def check_isolation(model: torch.nn.Module, vocab_size: int) -> None:
-    """Raises ModelError where a record's outputs change with what stands before it in its row.
+    """Raises ModelError where outputs change with what stands before a record in its row, or are no numbers.
 
     Args:
         model: takes input_ids and position_ids of shape (rows, positions).
@@ -32,6 +32,11 @@ def check_isolation(model: torch.nn.Module, vocab_size: int) -> None:
     together = model(input_ids=row, position_ids=row_positions, use_cache=False).logits[:, 12:]
     apart = model(input_ids=second, position_ids=positions, use_cache=False).logits
     model.train(was_training)
+    if not apart.isfinite().all():
+        raise ModelError(
+            "the base model's outputs are no numbers (nan, or infinite): its weights are broken; download or "
+            "convert it again"
+        )
     difference = (together.float() - apart.float()).norm() / apart.float().norm()
     if not difference <= TOLERANCE:
         raise ModelError(
