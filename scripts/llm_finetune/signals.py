@@ -74,7 +74,8 @@ def held_back() -> Iterator[None]:
 
 def told(number: int) -> str:
     """How to go on, in a line's end."""
-    return f"stopped by {signal.Signals(number).name}; start the same command again and it goes on from there"
+    name = signal.Signals(number).name
+    return f"stopped by {name}; start the same command again (without --fresh) and it goes on from there"
 
 
 def _watch(seen: socket.socket, action: Callable[[int], NoReturn]) -> None:

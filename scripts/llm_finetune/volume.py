@@ -49,7 +49,7 @@ def writing(
         raise OutputError(
             f"{path}: cannot be written: {os.strerror(number)}{_elsewhere(error, path)} "
             f"({needed}{_free(path)}); {kept()}; {REMEDIES.get(number, 'see to the volume')}, and start the "
-            "same command again: it goes on from there"
+            "same command again (without --fresh): it goes on from there"
         ) from error
 
 

@@ -150,7 +150,8 @@ def test_told_to_stop_after_the_training_a_run_says_what_is_kept_and_does_what_i
         assert stopped.code == 128 + number, stopped.text
         (told,) = (line for line in stopped.text.splitlines() if line.startswith("error: "))
         assert told == (
-            f"error: stopped by {number.name}; start the same command again and it goes on from there "
+            f"error: stopped by {number.name}; start the same command again (without --fresh) and it "
+            "goes on from there "
             "(stages that are done are kept)"
         )
         assert "Traceback" not in stopped.text
