@@ -148,7 +148,7 @@ def test_any_bytes_for_run_json(tmp_path_factory: pytest.TempPathFactory, conten
     (folder / "run.json").write_bytes(content)
     deciding: dict[str, dict[str, Any]] = {"train": {"key": 1}, "evaluate": {"key": 1}}
     with right_or(OutputError, "run.json"):
-        found = run_folder.look_into(folder, deciding, overwrite=True, fresh=False)
+        found = run_folder.look_into(folder, deciding, folder, overwrite=True, fresh=False)
         assert not found.continues
         found.begin({"deciding": deciding["train"]})
 

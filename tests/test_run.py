@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,10 +220,74 @@ def test_another_runs_output_is_kept_or_replaced_as_the_values_say(
     assert refused.code == 5
     assert "distributed.train.maxSteps was 2 and is 3" in refused.text
     assert read(out / "train_results.json")["steps"] == 2
-    assert run(*options(train__maxSteps=3)).code == 0
+    replaced = run(*options(train__maxSteps=3))
+    assert replaced.code == 0
+    assert f"{out} holds another run: distributed.train.maxSteps was 2 and is 3" in replaced.text
     assert read(out / "train_results.json")["steps"] == 3
     assert (out / "mine.txt").read_text() == "not a run's"
     assert not (out / "checkpoint-2").exists()
+
+
+def test_what_another_evaluation_or_another_place_changes_is_not_the_training(
+    run: Run, options: Callable[..., list[str]], data_file: Path, tmp_path: Path
+) -> None:
+    assert run(*options(train__maxSteps=2)).code == 0
+    moved = Path(shutil.copy(data_file, tmp_path / "moved.jsonl"))
+    strict = {"train__maxSteps": 2, "train__dataFile": str(moved), "train__overwriteOutputDir": False}
+    again = run(*options(**strict, eval__maxSamples=3))
+    assert again.code == 0, again.text
+    assert "step 1/2" not in again.text
+    assert "3 records" in again.text
+    write_records(moved, range(61))
+    refused = run(*options(**strict))
+    assert refused.code == 5
+    assert "another run: distributed.train (its records) changed" in refused.text
+
+
+def test_a_model_that_is_gone_is_made_anew(
+    run: Run, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out, quantized = tmp_path / "out", tmp_path / "quantized"
+    values = options(train__maxSteps=2, doQuantize=True, quantize__outputDir=str(quantized))
+    assert run(*values).code == 0
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    (out / "adapter_model.safetensors").unlink()
+    shutil.rmtree(quantized)
+    again = run(*values)
+    assert again.code == 0, again.text
+    assert f"{out}: the model that was there is gone" in again.text
+    assert (out / "adapter_model.safetensors").read_bytes() == weights
+    assert (quantized / "quantization.json").is_file()
+
+
+@pytest.mark.parametrize("place", ["", "checkpoint-7", "previous/base"])
+def test_a_run_does_not_take_its_own_base_model_away(
+    place: str, run: Run, options: Callable[..., list[str]], model_folder: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(model_folder, tmp_path / "out" / place)
+    before = sorted(base.iterdir())
+    refused = run(*options(train__maxSteps=2, modelNameOrPath=str(base)))
+    assert refused.code == 5, refused.text
+    assert f"{tmp_path / 'out'} holds the base model" in refused.text
+    assert sorted(base.iterdir()) == before
+
+
+def test_the_quantized_model_goes_where_a_link_leads(
+    run: Run, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to("large")
+    for bits in (8, 4):
+        values = options(
+            train__maxSteps=2,
+            doQuantize=True,
+            quantize__outputDir=str(tmp_path / "link"),
+            quantize__woqBits=bits,
+        )
+        assert run(*values).code == 0
+        assert read(tmp_path / "large" / "quantization.json")["bits"] == bits
+    assert (tmp_path / "link").is_symlink()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(

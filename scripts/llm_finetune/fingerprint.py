@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ Deciding = dict[str, Any]
 
 # Keys of train that may change in the middle of a run: where things go, how they are watched, who works.
 WITHOUT_EFFECT = {
+    "dataFile",  # its records count, wherever they lie
     "outputDir",
     "overwriteOutputDir",
     "loggingSteps",
@@ -24,6 +26,7 @@ WITHOUT_EFFECT = {
     "ddpBackend",
     "ddpFindUnusedParameters",
     "useFastTokenizer",
+    "allocator",
 }
 # Keys of eval that decide which weights the training ends with.
 OF_TRAINING = {"strategy", "steps", "loadBestModel", "earlyStoppingPatience"}
@@ -40,26 +43,28 @@ def of_model(folder: Path) -> str:
     for file in sorted(folder.iterdir()):
         if file.name in OF_A_RUN or file.name.endswith("_results.json"):
             continue
-        if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".py"}:
+        if file.is_file() and file.suffix in {".json", ".safetensors", ".jinja", ".model", ".py"}:
             with file.open("rb") as content:
                 digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
-def of_stages(values: dict[str, Any], model: str, prepared: str) -> dict[str, Deciding]:
+def of_stages(values: dict[str, Any], model: str, records: str, validation: str) -> dict[str, Deciding]:
     """For each stage all that decides its result; a stage after another depends on that one's too.
 
     Args:
         values: the settings as a tree of values keys.
         model: what `of_model` says of the base model.
-        prepared: name of the prepared data set, which its content decides.
+        records, validation: digests of what is trained on and of what is evaluated on; empty: nothing.
     """
-    base = {"distributed.modelNameOrPath (its files)": model, "distributed.train (its records)": prepared}
+    base = {"distributed.modelNameOrPath (its files)": model, "distributed.train (its records)": records}
+    judged_on = {"distributed.eval (its records)": validation}
     if values["doTrain"]:
         train = {
             **base,
-            **_keys(values, "train", lambda key: key not in WITHOUT_EFFECT),
-            **_keys(values, "eval", lambda key: key in OF_TRAINING),
+            **_keys(values["train"], "distributed.train", lambda key: key not in WITHOUT_EFFECT),
+            **_keys(values["eval"], "distributed.eval", lambda key: key in OF_TRAINING),
+            **(judged_on if values["eval"]["strategy"] != "no" else {}),
         }
         evaluate, quantize = train, train
     else:
@@ -67,11 +72,16 @@ def of_stages(values: dict[str, Any], model: str, prepared: str) -> dict[str, De
         train = base
         evaluate = {**base, **_files(values, "train", "outputDir")}
         quantize = {**base, **_files(values, "quantize", "peftModelDir")}
-    quantize = {**quantize, **_keys(values, "quantize")}
-    benchmark = {**quantize, "distributed.doQuantize": values["doQuantize"], **_keys(values, "benchmark")}
+    quantize = {**quantize, **_keys(values["quantize"], "distributed.quantize")}
+    benchmark = {
+        **quantize,
+        "distributed.doQuantize": values["doQuantize"],
+        **_keys(values["benchmark"], "distributed.benchmark"),
+    }
     if not values["doTrain"] and not values["doQuantize"]:
         benchmark |= _files(values, "quantize", "outputDir")
-    evaluate = {**evaluate, **_keys(values, "eval")}
+    evaluate = {**evaluate, **judged_on, **_keys(values["eval"], "distributed.eval")}
+    quantize = {**quantize, **judged_on}  # by its perplexity
     switches = {
         f"distributed.{key}": values[key] for key in ("doTrain", "doEval", "doQuantize", "doBenchmark")
     }
@@ -85,15 +95,28 @@ def of_stages(values: dict[str, Any], model: str, prepared: str) -> dict[str, De
 
 
 def first_difference(old: Deciding, new: Deciding) -> str:
-    """The first key whose value differs, with both values."""
-    for key in sorted(old.keys() | new.keys()):
+    """The first key whose value differs, with both values; where none does, whose files or records do."""
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (_is_digest(key), key)):
         if old.get(key) != new.get(key):
+            if _is_digest(key):
+                return f"{key} changed"
             return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
     return "nothing"
 
 
-def _keys(values: dict[str, Any], section: str, counts: Any = lambda key: True) -> Deciding:
-    return {f"distributed.{section}.{key}": value for key, value in values[section].items() if counts(key)}
+def _is_digest(key: str) -> bool:
+    return key.endswith(")")
+
+
+def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool] = lambda key: True) -> Deciding:
+    """The keys of a section that count, and of the sections in it."""
+    found: Deciding = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _keys(value, f"{name}.{key}", counts)
+        elif counts(key):
+            found[f"{name}.{key}"] = value
+    return found
 
 
 def _files(values: dict[str, Any], section: str, key: str) -> Deciding:

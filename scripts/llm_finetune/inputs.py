@@ -14,6 +14,7 @@ from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.precision import Precision
+from llm_finetune.run_folder import check_keeps
 from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
@@ -76,6 +77,8 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     outline = base.outline(config, trust)
     if settings.do_train and settings.train.use_lora:
         adapters.check_targets(outline, lora_plan(settings).target_modules)
+    if settings.do_train:
+        check_keeps(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
         check_quantization(settings.quantize, outline, Path(settings.train.output_dir))
     if settings.do_benchmark:

@@ -92,14 +92,15 @@ def wanted_stages(settings: Settings) -> dict[str, bool]:
 def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> RunFolder:
     """What the output folder holds of this run, as rank 0 sees it."""
     train = settings.train
-    path = Path(train.output_dir)
+    path, quantized = Path(train.output_dir), Path(settings.quantize.output_dir)
 
     def look() -> str:
         stages = _deciding(settings, inputs)
         if settings.do_train:
-            found = look_into(path, stages, overwrite=train.overwrite_output_dir, fresh=fresh)
+            overwrite = train.overwrite_output_dir
+            found = look_into(path, stages, quantized, overwrite=overwrite, fresh=fresh)
         else:
-            found = look_for_results(path, stages, fresh=fresh)
+            found = look_for_results(path, stages, quantized, fresh=fresh)
         return found.to_json()
 
     return RunFolder.from_json(path, group.once("output folder", look, deadline_seconds=3600))
@@ -107,8 +108,10 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
 
 def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Deciding]:
     model = fingerprint.of_model(inputs.folder)
-    records = inputs.prepared.folder.name if inputs.prepared else ""
-    return fingerprint.of_stages(settings.to_values(), model, records)
+    summary = inputs.prepared.summary if inputs.prepared else None
+    records = summary.train.digest if summary else ""
+    validation = summary.validation.digest if summary and summary.validation else ""
+    return fingerprint.of_stages(settings.to_values(), model, records, validation)
 
 
 def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llm_finetune import fingerprint
 from llm_finetune.checkpoints import folders
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
+from llm_finetune.model.saving import is_saved
 from llm_finetune.report import results
 from llm_finetune.report.page import REPORT
 from llm_finetune.report.reading import SHAPES, read_checked, read_result
@@ -104,11 +106,27 @@ class RunFolder:
             folders.forget_broken(self.path)
 
 
-def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fresh: bool) -> RunFolder:
+def check_keeps(path: Path, base: Path) -> None:
+    """Raises OutputError where a run in the folder would take away the base model that it begins with."""
+    output, base = path.resolve(), base.resolve()
+    if not base.is_relative_to(output):
+        return
+    within = base.relative_to(output).parts
+    if not within or any(fnmatch(within[0], pattern) for pattern in (*RUN_PATTERNS, PREVIOUS, GOING)):
+        raise OutputError(
+            f"distributed.train.outputDir: {path} holds the base model ({base}), which would give way to the "
+            "tuned one; name another folder"
+        )
+
+
+def look_into(
+    path: Path, deciding: dict[str, Deciding], quantized: Path, *, overwrite: bool, fresh: bool
+) -> RunFolder:
     """What the folder means for this run; nothing is changed yet but its own broken checkpoints set aside.
 
     Args:
         deciding: for each stage all that decides its result.
+        quantized: where the quantized model is, or will be.
         overwrite: an earlier, different run gives way, once this one is whole.
         fresh: so does this same run.
 
@@ -119,27 +137,28 @@ def look_into(path: Path, deciding: dict[str, Deciding], *, overwrite: bool, fre
         return RunFolder(path)
     old = read_run(path)
     if old.get("deciding") == deciding["train"]:
-        done = _done(path, old, deciding)
+        done = _done(path, old, deciding, quantized)
         checkpoint = None if "train" in done else folders.newest_whole(path)
         base = path / results.BASE
         has_base = _is_right(base) and read_result(base).get("deciding") == deciding["evaluate"]
         return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0), has_base)
     left = _left_by_a_run(path)
-    if left and not overwrite:
+    if left:
         found = left[0].name
-        if old:
-            difference = fingerprint.first_difference(old.get("deciding", {}), deciding["train"])
-            found = f"another run: {difference}"
-        raise OutputError(
-            f"distributed.train.outputDir: {path} holds {found}; "
-            "set distributed.train.overwriteOutputDir to true, or name another folder"
-        )
+        if "deciding" in old:
+            found = f"another run: {fingerprint.first_difference(old['deciding'], deciding['train'])}"
+        if not overwrite:
+            raise OutputError(
+                f"distributed.train.outputDir: {path} holds {found}; "
+                "set distributed.train.overwriteOutputDir to true, or name another folder"
+            )
+        log.warning("%s holds %s; it gives way to this run (overwriteOutputDir)", path, found)
     return RunFolder(path)
 
 
-def look_for_results(path: Path, deciding: dict[str, Deciding], *, fresh: bool) -> RunFolder:
+def look_for_results(path: Path, deciding: dict[str, Deciding], quantized: Path, *, fresh: bool) -> RunFolder:
     """The same for a job that does not train: which stages' results are there, whoever trained the model."""
-    return RunFolder(path, done=() if fresh else _done(path, read_run(path), deciding))
+    return RunFolder(path, done=() if fresh else _done(path, read_run(path), deciding, quantized))
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -161,20 +180,24 @@ def read_run(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding]) -> tuple[str, ...]:
+def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding], quantized: Path) -> tuple[str, ...]:
     stages = run.get("stages", {})
     said = [stage for stage, inputs in deciding.items() if stages.get(stage) == inputs]
-    return tuple(stage for stage in said if _is_there(path, stage))
+    return tuple(stage for stage in said if _is_there(path, stage, quantized))
 
 
-def _is_there(path: Path, stage: str) -> bool:
-    """Whether the stage's results are: the first of its files, and each of them right.
+def _is_there(path: Path, stage: str, quantized: Path) -> bool:
+    """Whether the stage's results are: its model, the first of its files, and each of them right.
 
     Raises:
         OutputError: the training's are not, which nobody wants again for a file of figures.
     """
     files = [path / name for name in RESULTS[stage]]
     if not files[0].is_file():
+        return False
+    model = {"train": path, "quantize": quantized}.get(stage)
+    if model and not is_saved(model):
+        log.warning("%s: the model that was there is gone; it is made anew", model)
         return False
     if stage == "train":
         for file in files:
@@ -202,9 +225,11 @@ def _set_aside(path: Path) -> None:
     has_finished = "train" in read_run(path).get("stages", {}) or going.is_dir()
     if previous.is_dir() and not has_finished:
         # A run that never finished is worth less than the whole one that waits there already.
+        log.warning("%s: the unfinished run is deleted; a finished one waits in %s already", path, previous)
         for file in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     elif left or going.is_dir():
+        log.info("%s: what was there waits in %s until this run's model is whole", path, previous)
         going.mkdir(exist_ok=True)
         # The file that says whose all this is goes last.
         for file in sorted(left, key=lambda file: file.name == results.RUN):

@@ -23,6 +23,7 @@ class SplitSummary:
         positions: rows times the longest row.
         longest: tokens of the longest record, before anything was cut.
         length_percentiles: tokens of a record, before anything was cut: p50, p90, p99.
+        digest: of the rows, by content.
     """
 
     files: list[list[str]]
@@ -36,6 +37,7 @@ class SplitSummary:
     positions: int
     longest: int
     length_percentiles: dict[str, int]
+    digest: str
 
     @property
     def empty_share(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from array import array
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from llm_finetune.data.records import Origin
 from llm_finetune.data.summary import SplitSummary
 
 _ORIGIN = struct.Struct("=qqq")
+SEEN = ("tokens/input_ids.bin", "tokens/trained.bin", "tokens/offsets.bin", "rows.bin", "row_offsets.bin")
 
 
 class SplitWriter:
@@ -77,4 +79,13 @@ class SplitWriter:
             positions=(len(row_offsets) - 1) * int(np.max(np.add.reduceat(lengths[rows], row_offsets[:-1]))),
             longest=int(np.max(read)),
             length_percentiles={f"p{p}": int(np.percentile(read, p, method="higher")) for p in (50, 90, 99)},
+            digest=self._digest(),
         )
+
+    def _digest(self) -> str:
+        """Of all that a training sees; where a record came from is no part of that."""
+        digest = hashlib.sha256()
+        for name in SEEN:
+            with (self._folder / name).open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()

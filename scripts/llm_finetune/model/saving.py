@@ -49,6 +49,11 @@ def save_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether the folder holds a model, or an adapter, and not its description alone."""
+    return any((folder / name).is_file() for name in ENTRY_FILES) and any(folder.glob("*.safetensors"))
+
+
 def check_room(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Raises OutputError where the volume has no room for a checkpoint, with AdamW's state, and the model."""
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)

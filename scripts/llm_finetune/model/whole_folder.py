@@ -39,6 +39,7 @@ def whole_folder(folder: Path, size_bytes: int, replaces: str | None = None) -> 
         OutputError: `folder` holds something else, or cannot be written.
     """
     check_replaceable(folder, replaces)
+    folder = folder.resolve()  # what a link leads to is replaced, not the link
     aside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
     try:
         shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
