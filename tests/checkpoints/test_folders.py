@@ -33,6 +33,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is longer": (edit("model.safetensors", lambda b: b * 2), "model.safetensors: 14 bytes found, 7"),
     "a bit has fallen": (edit("model.safetensors", lambda b: b"Weights"), "model.safetensors: sha256"),
     "a file is gone": (lambda f: (f / "progress.json").unlink(), "progress.json: missing"),
+    "one file more": (lambda f: (f / "rng_state.pth").touch(), "rng_state.pth: not in manifest.json"),
     "no manifest": (lambda f: (f / manifest.NAME).unlink(), "no manifest.json: it was never finished"),
     "half a manifest": (edit(manifest.NAME, lambda b: b[: len(b) // 2]), "manifest.json cannot be read"),
     "an empty manifest": (edit(manifest.NAME, lambda b: b"{}"), "manifest.json cannot be read"),

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from llm_finetune.checkpoints import folders
+from llm_finetune.checkpoints import folders, manifest
 from warm import Moment, Warm, in_step
 
 KILLED = -9
@@ -124,6 +124,55 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
     assert not list(out.glob("broken-*"))
     assert warm.run(options(tmp_path / "steady")).code == 0
     assert losses(out) == losses(tmp_path / "steady")
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "no progress": lambda folder: (folder / "progress.json").unlink(),
+    "no state": lambda folder: (folder / "trainer_state.json").unlink(),
+    "no weights": lambda folder: (folder / "adapter_model.safetensors").unlink(),
+    "no optimizer": lambda folder: (folder / "optimizer.safetensors").unlink(),
+    "other numbers": lambda folder: (folder / "optimizer.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=list(ODD))
+def test_a_whole_checkpoint_that_this_version_does_not_understand_is_told(
+    change: Callable[[Path], object], warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    arguments = options(tmp_path, train__maxSteps=3)
+    assert warm.run(arguments, in_step(4)).code == KILLED
+    folder = tmp_path / str(folders.newest_whole(tmp_path))
+    change(folder)
+    (folder / "manifest.json").unlink()
+    manifest.write(folder, 2, 1)
+    refused = warm.run(arguments)
+    assert refused.code == 5, refused.text
+    assert f"{folder}: this version cannot go on from it" in refused.text
+    assert "start anew with --fresh" in refused.text
+    assert "Traceback" not in refused.text
+
+
+@pytest.mark.parametrize("clipped", [0, 1])
+def test_a_gradient_that_is_no_number_stops_before_the_weights_change(
+    clipped: float, warm: Warm, options: Callable[..., list[str]], model_folder: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(model_folder, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] *= 1e20
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    changes = {"modelNameOrPath": str(base), "train__datasetConcatenation": False, "train__useLora": False}
+    stopped = warm.run(options(tmp_path / "out", **changes, train__maxGradNorm=clipped))
+    assert stopped.code == 7, stopped.text
+    assert "step 1: the gradient's norm is inf" in stopped.text
+
+
+def test_a_model_lost_in_the_very_last_step_is_told(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    wild = {"train__learningRate": 1e38, "train__maxGradNorm": 0, "train__useLora": False}
+    ended = warm.run(options(tmp_path, **wild, train__maxSteps=1, doEval=True))
+    assert ended.code == 7, ended.text
+    assert "the tuned model's validation loss is nan" in ended.text
 
 
 def test_a_loss_that_is_no_number_stops_with_the_records_named(

@@ -118,6 +118,20 @@ def test_one_clear_error_and_the_last_good_checkpoint_stays(
     TALLY.resumed[f"volume {said.lower()}"] += 1
 
 
+def test_curves_that_find_no_room_are_one_clear_error_too(
+    warm: Warm, values: dict[str, Any], volume: Path
+) -> None:
+    options = ["run", *assignments(**values | {"train__reportTo": "tensorboard", "train__saveSteps": 100})]
+    process, file = warm.start(options, in_step(6, "waits"))
+    reached(process, file)
+    fill(volume, 0)
+    go_on(file)
+    failed = ended(process, file)
+    empty(volume)
+    assert "No space left on device" in the_error(failed)
+    assert warm.run(options).code == 0
+
+
 def test_a_volume_that_is_full_before_the_start_is_told_before_anything_is_trained(
     warm: Warm, options: list[str], volume: Path
 ) -> None:

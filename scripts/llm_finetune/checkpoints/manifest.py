@@ -42,6 +42,9 @@ def problem(folder: Path) -> str | None:
         return f"{NAME} cannot be read ({error!r})"
     if not described:
         return f"{NAME} names no files"
+    others = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    for name in sorted(others - described.keys() - {NAME}):
+        return f"{name}: not in {NAME}"
     for name, (size, digest) in described.items():
         if wrong := _wrong(folder / name, size, digest):
             return f"{name}: {wrong}"

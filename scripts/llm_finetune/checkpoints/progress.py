@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llm_finetune.report.results import read_json, write_json
+from llm_finetune.report.results import write_json
 
 NAME = "progress.json"
 
@@ -41,7 +42,7 @@ class Progress:
     @classmethod
     def read(cls, folder: Path) -> Progress:
         """The progress that a whole checkpoint holds."""
-        return cls(**(read_json(folder / NAME) or {}))
+        return cls(**json.loads((folder / NAME).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_finetune.report.results import read_json, write_json
+from llm_finetune.report.results import write_json
 
 TENSORS = "optimizer.safetensors"
 NUMBERS = "optimizer.json"
@@ -32,7 +33,7 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     for key, tensor in load_file(folder / TENSORS).items():
         parameter, name = key.split(".", 1)
         state.setdefault(int(parameter), {})[name] = tensor
-    numbers = read_json(folder / NUMBERS) or {}
+    numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
     optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
     scheduler.load_state_dict(numbers["scheduler"])
 

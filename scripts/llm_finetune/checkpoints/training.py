@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerState
 
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import save_optimizer, state_bytes
@@ -34,15 +36,24 @@ def write(trainer: Any, progress: Progress, world_size: int) -> None:
         progress.write(folder)
 
 
-def read_progress(folder: Path) -> Progress:
-    """Where the training of a whole checkpoint stands.
+@contextmanager
+def reading(folder: Path | str) -> Iterator[None]:
+    """Around what reads a whole checkpoint.
 
     Raises:
-        OutputError: another version wrote it.
+        OutputError: it holds something else than expected, as another version may have written it.
     """
     try:
-        return Progress.read(folder)
-    except (TypeError, ValueError, OSError) as error:
+        yield
+    except Exception as error:  # of several libraries
         raise OutputError(
-            f"{folder}: this version cannot go on from it ({error}); start anew with --fresh"
+            f"{folder}: this version cannot go on from it ({type(error).__name__}: {error}); start anew with "
+            "--fresh"
         ) from error
+
+
+def read_state(folder: Path) -> Progress:
+    """Where the training of a whole checkpoint stands; the Trainer reads its own state again."""
+    with reading(folder):
+        TrainerState.load_from_json(str(folder / STATE))
+        return Progress.read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_finetune.data import Split
 from llm_finetune.distributed import Group
+from llm_finetune.errors import LossError, ModelError, UserError
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.model.precision import Precision
 from llm_finetune.report import results
@@ -52,10 +54,15 @@ def judge(
     """Judges a model on the validation rows.
 
     Args:
-        name: what the log calls it.
+        name: what the log calls it: base or tuned.
+
+    Raises:
+        UserError: its loss is no number.
     """
     batch_size = settings.per_device_batch_size
     loss = evaluate(model, validation, batch_size=batch_size, pad_id=pad_id, precision=precision, group=group)
+    if not math.isfinite(loss.loss):
+        raise _not_finite(name, loss.loss)
     log.info("%s model: validation loss %.4f, perplexity %.4g", name, loss.loss, loss.perplexity)
     samples: list[Sample] = []
     if group.ranks.is_writer and settings.generate_samples:
@@ -69,6 +76,13 @@ def judge(
             precision=precision,
         )
     return Judged(loss, samples)
+
+
+def _not_finite(name: str, loss: float) -> UserError:
+    told = f"the {name} model's validation loss is {loss}"
+    if name == "base":
+        return ModelError(f"{told}: its weights are broken; download or convert it again")
+    return LossError(f"{told}: lower distributed.train.learningRate and start anew with --fresh")
 
 
 def keep(judged: Judged, deciding: Deciding, folder: Path) -> None:

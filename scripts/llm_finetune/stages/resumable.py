@@ -28,6 +28,7 @@ from llm_finetune.distributed.group import Group
 from llm_finetune.errors import LossError
 from llm_finetune.stages.batches import DealtBatches, deal
 from llm_finetune.stages.leaving import Leaving
+from llm_finetune.volume import writing
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -75,8 +76,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         Whatever ends it earlier, rank 0 keeps the last finished step first.
         """
         if checkpoint:
-            self.progress = self.saved = training.read_progress(checkpoint)
-        with Leaving(self.group, self.keeper, lambda: self.progress.step):
+            self.progress = self.saved = training.read_state(checkpoint)
+        leaving = Leaving(self.group, self.keeper, lambda: self.progress.step)
+        # Checkpoints tell themselves what they cannot write; curves (reportTo) do not.
+        with leaving, writing(Path(self.args.output_dir)):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     # --- Which rows, and how many steps ---------------------------------------------------------------
@@ -256,7 +259,12 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
+            with training.reading(checkpoint):
+                load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
+
+    def _load_from_checkpoint(self, checkpoint: str, *model: Any) -> None:
+        with training.reading(checkpoint):
+            super()._load_from_checkpoint(checkpoint, *model)
 
     def _finalize_training(self, *arguments: Any) -> Any:
         """The best checkpoint is named only now: its folder may have moved since it was written."""

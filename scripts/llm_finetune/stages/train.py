@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -210,7 +211,7 @@ def _arguments(
         lr_scheduler_type=settings.lr_scheduler,
         warmup_steps=settings.warmup_ratio,  # below 1, transformers takes it as a share of all steps
         weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
+        max_grad_norm=settings.max_grad_norm or math.inf,  # not clipped, but a norm that is no number is seen
         # A step of 0 is "never" to whoever writes it, and an error to transformers.
         logging_strategy="steps" if settings.logging_steps else "no",
         logging_steps=settings.logging_steps or 1,
