@@ -18,6 +18,7 @@ from made_up import instructions
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
 from llm_finetune.errors import DataError
+from serving_hub import COMMIT, serving_hub
 
 ROWS = instructions(40)
 
@@ -114,13 +115,13 @@ def hub() -> Iterator[str]:
 
 
 PROGRAM = """
-import sys
+import os, sys
 from llm_finetune.data import Source
 from llm_finetune.data.sources import open_sources
 from llm_finetune.errors import DataError
 for name in sys.argv[1:]:
     try:
-        open_sources([Source(dataset=name, revision="v9")], [], True)
+        open_sources([Source(dataset=name, revision=os.environ["REVISION"])], [], True)
     except DataError as error:
         print(error)
 """
@@ -128,9 +129,13 @@ for name in sys.argv[1:]:
 
 def answers(names: list[str], endpoint: str, home: Path, **environment: str) -> list[str]:
     """What is said of each data set; in a process of its own: the environment is read once."""
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment}
+    environment = {"REVISION": "v9", "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment}
     finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *names], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, *names],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return finished.stdout.splitlines()
 
@@ -158,3 +163,14 @@ def test_a_hub_that_is_not_there(tmp_path: Path, environment: dict[str, str]) ->
     assert len(said) == 1
     assert "some/set: the Hugging Face Hub cannot be reached" in said[0]
     assert "dataFile" in said[0]
+
+
+def test_what_is_in_the_cache_serves_while_the_hub_does_not(hub: str, tmp_path: Path) -> None:
+    folder, home = Path(data_set(tmp_path / "set", train=ROWS)), tmp_path / "home"
+    names = ["503/set", "401/set"]
+    with serving_hub({f"datasets/{name}": folder for name in names}) as open_hub:
+        assert answers(names, open_hub.address, home) == []
+    assert answers(names, hub, home) == []
+    assert answers(names, hub, home, REVISION=COMMIT) == []
+    for line in answers(names, hub, home, REVISION="f" * 40):
+        assert re.search(rf"/set: the Hub .*status \d+\)?, and the cache holds commit {COMMIT} of it", line)

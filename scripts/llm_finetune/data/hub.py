@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from llm_finetune.volume import writing
 _PROBE_SECONDS = 10
 _TOKEN = "secret.encodedToken in the cluster, HF_TOKEN elsewhere"
 _BATCH_ROWS = 1000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,44 +77,56 @@ class HubDataSet:
 
 
 def load(source: Source) -> HubDataSet:
-    """Download what the cache of `datasets` does not hold yet; a download goes on where it stopped.
+    """Downloads what the cache of `datasets` does not hold yet.
+
+    A Hub that is away, overloaded or refuses today must not end a job whose data is here since yesterday:
+    then the cache serves.
 
     Raises:
         DataError: it cannot be had; says why and what to do.
         OutputError: the cache has no room for it, or cannot be written.
     """
     name = source.dataset or ""
-    reachable = Path(name).is_dir() or _probe(name, source.revision)
+    refusal = None if Path(name).is_dir() else _refusal(name, source.revision)
     import datasets
 
-    # Where the Hub does not answer, what was downloaded before still serves; without this switch `datasets`
-    # would first try again for half a minute.
+    # Without this switch `datasets` would first try again for half a minute.
     was_offline = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = was_offline or not reachable
+    datasets.config.HF_HUB_OFFLINE = was_offline or refusal is not None
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
         with writing(cache, kept=lambda: "files that are whole are kept"):
-            return HubDataSet(
-                name, dict(datasets.load_dataset(name, source.config, revision=source.revision))
-            )
-    except ConnectionError as error:
-        raise DataError(
-            f"{name}: the Hugging Face Hub cannot be reached, and the data set is not in the cache. Check "
-            "network and proxy (envVars.httpsProxy in the cluster), or set datasetName to null and dataFile "
-            "to a file."
-        ) from error
+            tables = dict(datasets.load_dataset(name, source.config, revision=source.revision))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        if isinstance(error, ConnectionError):
+            refusal = refusal or _unreachable(name)
+        if refusal:
+            raise DataError(f"{refusal.why}, and the cache does not hold it. {refusal.remedy}") from error
         hint = " Name one of them by datasetConfig." if "vailable" in str(error) else ""
         raise DataError(f"{name}: the data set cannot be loaded: {error}{hint}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
+    if refusal:
+        commit = _commit(tables)
+        if _is_commit(source.revision) and commit != source.revision:
+            raise DataError(f"{refusal.why}, and the cache holds commit {commit} of it. {refusal.remedy}")
+        log.warning("%s; the cache serves, as of commit %s", refusal.why, commit)
+    return HubDataSet(name, tables)
 
 
-def _probe(name: str, revision: str | None) -> bool:
-    """Ask the Hub about the data set: it says at once, and exactly, what `datasets` says late or vaguely.
+@dataclass(frozen=True)
+class _Refusal:
+    """Why the Hub does not hand a data set out now, and what to do about it."""
 
-    Returns:
-        False where there is no answer.
+    why: str
+    remedy: str
+
+
+def _refusal(name: str, revision: str | None) -> _Refusal | None:
+    """Asks the Hub about the data set: it says at once, and exactly, what `datasets` says late or vaguely.
+
+    Raises:
+        DataError: the name or the revision is wrong, so that no cache may serve.
     """
     from huggingface_hub import HfApi, errors
 
@@ -121,28 +137,46 @@ def _probe(name: str, revision: str | None) -> bool:
             f"{name}: neither a folder nor a name on the Hub (owner/name). For a file of your own set "
             "datasetName to null and dataFile to its path."
         ) from error
-    except errors.GatedRepoError as error:
-        raise DataError(
-            f"{name}: the data set is gated ({_status(error)}). Ask for access at "
-            f"https://huggingface.co/datasets/{name}, and give the token of an account that has it: {_TOKEN}."
-        ) from error
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{name}: the data set has no revision {revision!r} on the Hub.") from error
+    except errors.GatedRepoError as error:
+        return _Refusal(
+            f"{name}: the data set is gated ({_status(error)})",
+            f"Ask for access at https://huggingface.co/datasets/{name}, and give the token of an account "
+            f"that has it: {_TOKEN}.",
+        )
     except errors.RepositoryNotFoundError as error:
-        raise DataError(
-            f"{name}: the Hub shows no such data set ({_status(error)}). The name is wrong, or the data set "
-            f"is private: then give a token that may read it: {_TOKEN}."
-        ) from error
+        return _Refusal(
+            f"{name}: the Hub shows no such data set ({_status(error)})",
+            f"The name is wrong, or the data set is private: then give a token that may read it: {_TOKEN}.",
+        )
     except errors.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
-            raise DataError(
-                f"{name}: the Hub refuses access ({_status(error)}). The token is wrong, has "
-                f"expired, or may not read this data set. Give another: {_TOKEN}."
-            ) from error
-        raise DataError(f"{name}: the Hub answers {_status(error)}. Try again later.") from error
+            return _Refusal(
+                f"{name}: the Hub refuses access ({_status(error)})",
+                f"The token is wrong, has expired, or may not read this data set. Give another: {_TOKEN}.",
+            )
+        return _Refusal(f"{name}: the Hub answers {_status(error)}", "Try again later.")
     except (errors.HTTPError, OSError, ValueError):  # type: ignore[attr-defined]  # whichever library it uses
-        return False
-    return True
+        return _unreachable(name)
+    return None
+
+
+def _unreachable(name: str) -> _Refusal:
+    return _Refusal(
+        f"{name}: the Hugging Face Hub cannot be reached",
+        "Check network and proxy (envVars.httpsProxy in the cluster), or set datasetName to null and "
+        "dataFile to a file.",
+    )
+
+
+def _commit(tables: dict[str, Any]) -> str:
+    """Which one the cache holds: it calls the folder so."""
+    return Path(next(iter(tables.values())).cache_files[0]["filename"]).parent.name
+
+
+def _is_commit(revision: str | None) -> bool:
+    return bool(revision and re.fullmatch("[0-9a-f]{40}", revision))
 
 
 def _status(error: Any) -> str:
