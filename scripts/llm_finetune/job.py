@@ -146,10 +146,9 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         # Trained by an earlier round of this run, or by another job.
         tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
     tuned_judged = _judged("tuned", tuned, settings, inputs, precision, group) if tuned else None
-    if group.ranks.is_writer:
+    if group.ranks.is_writer and settings.do_eval:
         write_results(folder.path, base_judged, tuned_judged)
-        if settings.do_eval:
-            folder.finish("evaluate", stages["evaluate"])
+        folder.finish("evaluate", stages["evaluate"])
 
 
 def _trained(
@@ -194,6 +193,7 @@ def _write_tuned(
     results.write_result(folder.path / results.PROMPT, _asked_as(settings, inputs))
     results.write_result(folder.path / results.HISTORY, training.history)
     results.write_result(folder.path / results.TRAIN, training.to_json())
+    write_results(folder.path, None, None)  # what an evaluation says comes later
 
 
 def _wanted_rows(settings: Settings, folder: RunFolder, group: Group) -> int:

@@ -102,8 +102,7 @@ class RunFolder:
         content["stages"] = {**content.get("stages", {}), stage: deciding}
         results.write_result(self.path / results.RUN, content)
         if stage == "train":
-            shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
-            folders.forget_broken(self.path)
+            _let_go(self.path)
 
 
 def check_keeps(path: Path, base: Path) -> None:
@@ -122,7 +121,7 @@ def check_keeps(path: Path, base: Path) -> None:
 def look_into(
     path: Path, deciding: dict[str, Deciding], quantized: Path, *, overwrite: bool, fresh: bool
 ) -> RunFolder:
-    """What the folder means for this run; nothing is changed yet but its own broken checkpoints set aside.
+    """What the folder means for this run; only what a kill left half-done is ended.
 
     Args:
         deciding: for each stage all that decides its result.
@@ -138,6 +137,8 @@ def look_into(
     old = read_run(path)
     if old.get("deciding") == deciding["train"]:
         done = _done(path, old, deciding, quantized)
+        if "train" in done:
+            _let_go(path)  # a kill may have come in between
         checkpoint = None if "train" in done else folders.newest_whole(path)
         base = path / results.BASE
         has_base = _is_right(base) and read_result(base).get("deciding") == deciding["evaluate"]
@@ -217,6 +218,13 @@ def _is_right(file: Path) -> bool:
 
 def _left_by_a_run(path: Path) -> list[Path]:
     return sorted({file for pattern in RUN_PATTERNS for file in path.glob(pattern)})
+
+
+def _let_go(path: Path) -> None:
+    """Deletes what waited until this run's model is whole."""
+    for name in (PREVIOUS, GOING):
+        shutil.rmtree(path / name, ignore_errors=True)
+    folders.forget_broken(path)
 
 
 def _set_aside(path: Path) -> None:

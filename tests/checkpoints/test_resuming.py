@@ -126,6 +126,30 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
     assert losses(out) == losses(tmp_path / "steady")
 
 
+def test_what_an_earlier_run_left_waits_until_the_new_model_is_whole_and_then_is_gone(
+    warm: Warm, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    plain = {"train__saveStrategy": "no", "train__maxSteps": 1}
+    first, second = options(tmp_path / "out", **plain), options(tmp_path / "out", **plain, train__seed=7)
+    steady = warm.run(options(tmp_path / "steady", **plain, train__seed=7))
+    assert warm.run(first).code == 0
+    model = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    shutil.copytree(tmp_path / "out", tmp_path / "first")
+    last = warm.run(second).counts["disk"]
+    for moment in range(1, last, 17):
+        shutil.rmtree(tmp_path / "out")
+        shutil.copytree(tmp_path / "first", tmp_path / "out")
+        assert warm.run(second, Moment("disk", moment)).code == KILLED
+        kept = [file.read_bytes() for file in (tmp_path / "out").rglob("adapter_model.safetensors")]
+        assert model in kept or "train" in read(tmp_path / "out" / "run.json")["stages"]
+        assert warm.run(second).code == 0
+        assert {file.name for file in (tmp_path / "out").iterdir()} == {
+            file.name for file in (tmp_path / "steady").iterdir()
+        }
+        assert losses(tmp_path / "out") == losses(tmp_path / "steady")
+    assert steady.code == 0
+
+
 ODD: dict[str, Callable[[Path], object]] = {
     "no progress": lambda folder: (folder / "progress.json").unlink(),
     "no state": lambda folder: (folder / "trainer_state.json").unlink(),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import DataError
+from llm_finetune.launcher.signals import heeded
 from llm_finetune.launcher.tether import end_with
 from llm_finetune.settings import Settings
 
@@ -64,7 +65,8 @@ def _awaited(answer: Connection) -> Path | None:
 
 
 def _prepare(settings: Settings, parent: int, said: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both: the parent sees to it
+    for number in heeded():
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends it to both: the parent sees to it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written goes away
     end_with(parent, signal.SIGTERM)
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # that there is no torch

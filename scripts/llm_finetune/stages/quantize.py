@@ -92,6 +92,8 @@ def quantize(
             f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none"
         )
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
+    if (output / DESCRIPTION).is_file():
+        log.warning("%s: the quantized model there gives way once the new one is whole", output)
     with whole_folder(output, size_of(tuned, layers, scheme), replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
         _write_weights(writer, tuned, layers, scheme, _results(algorithm, tuned, scheme, texts))
