@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Pods:
     """The pods of one job.
 
     Args:
-        folder: stands for the volume; the job's outputDir is `out` in it.
+        folder: stands for the volume; the job's outputDir is `out` in it, unless the settings name another.
         settings: keys below `distributed` that differ from the chart's; two underscores stand for a dot.
     """
 
@@ -60,7 +61,7 @@ class Pods:
         self, folder: Path, workers: int, *, least: int = 1, restarts: int = 3, **settings: Any
     ) -> None:
         self.folder = folder
-        self.out = folder / "out"
+        self.out = Path(settings.get("train__outputDir", folder / "out"))
         self.workers = workers
         self.host = "localhost"
         self.port = _free_port()
@@ -219,8 +220,8 @@ def _merged(out: Path, changes: dict[str, Any]) -> dict[str, Any]:
     tree |= {"script": str(PROGRAM), "waitForLostMinutes": 0.1, "leaveSeconds": 5, "doEval": False}
     tree["train"] |= {"outputDir": str(out), "bf16": False, "useIpex": False, "ddpBackend": "gloo"}
     for key, value in changes.items():
-        section, _, name = key.rpartition("__")
-        (tree[section] if section else tree)[name] = value
+        *sections, name = key.split("__")
+        reduce(dict.__getitem__, sections, tree)[name] = value
     return tree
 
 

@@ -32,8 +32,11 @@ def main() -> int:
     out = Path(settings["train"]["outputDir"])
     try:
         joined = join(settings["train"]["ddpBackend"], ranks, 60.0, grace_seconds=settings["leaveSeconds"])
-        with heartbeat.beating(ranks), joined as group:
-            count(group, out)
+        with heartbeat.beating(ranks):
+            with joined as group:
+                count(group, out)
+            if ranks.is_writer:
+                finish_alone(out)
     except UserError as error:
         say(error.problems)
         return error.exit_code
@@ -54,6 +57,13 @@ def count(group: Group, out: Path) -> None:
             aside.write_text(json.dumps({"step": step, "size": size}))
             os.replace(aside, kept)
             print(f"step {step}/{STEPS} with {size:g}", flush=True)
+        time.sleep(STEP_SECONDS)
+
+
+def finish_alone(out: Path) -> None:
+    """What rank 0 does by itself when the group is left; it lasts while the test wants it to."""
+    print("alone", flush=True)
+    while (out / "busy").exists():
         time.sleep(STEP_SECONDS)
 
 

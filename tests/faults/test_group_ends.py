@@ -52,6 +52,23 @@ def test_settings_that_are_wrong_end_a_pod_before_anything_starts(job: Make) -> 
     assert "distributed.script: there is no file /workspace/scripts/mine.py" in pods.last_words(1)
 
 
+def test_what_only_worker_0_meets_is_told_to_all(job: Make) -> None:
+    """The other is there already, and waits for it."""
+    pods = job(train__datasetName=None, train__dataFile="DATA")
+    file = pods.folder / "data.parquet"
+    pods.settings_file.write_text(pods.settings_file.read_text().replace("DATA", str(file)))
+    pods.arguments = ["--wait-for-data-minutes", "0.01"]
+    file.write_bytes(b"PAR1")
+    os.utime(file, (0, 0))
+    pods.start(1)
+    pods.until_said(1, "threads for each")
+    file.unlink()
+    pods.start(0)
+    assert pods.finish() == {0: 3, 1: 3}
+    for number in range(2):
+        assert f"{file} is not there yet" in pods.last_words(number)
+
+
 def test_more_failures_than_allowed_end_the_job_over_all_pods(
     job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,8 +96,7 @@ def test_a_drained_pod_leaves_in_order_and_costs_no_restart(job: Make, number: i
     assert pods[number].codes == [TOLD]
     assert "stopped by SIGTERM" in pods.said(number)
     assert pods.step() == 40
-    if number == 1:
-        assert pods.rounds()["failures"] == 0
+    assert pods.rounds()["failures"] == 0
 
 
 @pytest.fixture

@@ -82,6 +82,50 @@ def test_without_a_lost_worker_the_others_go_on_and_take_it_back(
     assert pods.rounds()["failures"] == 1  # its coming back is none
 
 
+def test_a_worker_whose_launcher_hangs_is_given_up_and_may_come_back(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPS", "150")
+    pods = job()
+    pods.arguments = ["--grace-seconds", "1"]
+    pods.start()
+    pods.until_step(3)
+    pods[1].process.send_signal(signal.SIGSTOP)
+    pods.kill_rank(1)
+    pods.until_said(0, "localhost-1 is there, but did not stop its processes")
+    pods.until_said(0, "with 1\n")
+    pods[1].process.send_signal(signal.SIGCONT)
+    assert pods.finish() == {0: 0, 1: 0}
+    assert "localhost-1 came" in pods.said(0)
+    assert "step 150/150 with 2" in pods.said(0)
+    assert pods.rounds()["failures"] == 1
+
+
+def test_a_worker_lost_while_rank_0_finishes_alone_costs_nothing(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPS", "2")
+    pods = job(3)
+    busy = pods.out / "busy"
+    pods.out.mkdir()
+    busy.touch()
+    pods.start()
+    pods.until_said(0, "alone")
+    pods.until(lambda: not list(pods.state.glob("heartbeat-*-*")), "the other ranks have left")
+    pods.kill(1)
+    pods.drain(2)
+    for number in (1, 2):
+        pods.until(
+            lambda: pods.said(number).count("threads for each") == 2,  # noqa: B023
+            "the worker is back",
+            operating=True,
+        )
+    busy.unlink()
+    assert pods.finish() == {0: 0, 1: 0, 2: 0}
+    assert (pods[1].codes, pods[2].codes) == ([KILLED], [128 + signal.SIGTERM])
+    assert pods.said(0).count("alone") == pods.rounds()["number"] == 1
+
+
 def test_fewer_than_the_least_are_waited_for_and_then_it_is_said(job: Make) -> None:
     pods = job(2, least=2, waitForPeersMinutes=0.1)
     pods.start(0)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pods import Pods
 from tally import TALLY
 
-from command import assignments
+from command import SCRIPTS, assignments
 from llm_finetune.checkpoints import folders
 from plain import PLAIN
 from warm import Ended, Moment, Warm, ended, go_on, in_step, reached
@@ -130,6 +131,32 @@ def test_curves_that_find_no_room_are_one_clear_error_too(
     empty(volume)
     assert "No space left on device" in the_error(failed)
     assert warm.run(options).code == 0
+
+
+@pytest.mark.parametrize(("break_", "mend", "said"), FAULTS.values(), ids=list(FAULTS))
+def test_in_a_group_all_pods_end_with_the_same_words(
+    break_: Callable[[Path], None],
+    mend: Callable[[Path], None],
+    said: str,
+    values: dict[str, Any],
+    volume: Path,
+    tmp_path: Path,
+) -> None:
+    """The ranks' logs and signs of life are on that volume too."""
+    longer = {"train__epochs": 100, "train__saveSteps": 100}  # what is said meanwhile fills a page of the log
+    settings = {**values, **longer, "script": str(SCRIPTS / "finetune.py")}
+    with Pods(tmp_path / "pods", 2, **settings) as pods:
+        pods.arguments = ["--volume", str(volume)]
+        pods.start()
+        pods.until((pods.out / "checkpoint-100" / "manifest.json").exists, "a checkpoint")
+        break_(volume)
+        codes = pods.finish()
+        mend(volume)
+        assert codes == {0: 5, 1: 5}
+        for number in range(2):
+            assert f"checkpoint-200: cannot be written: {said}" in pods.last_words(number)
+            assert "Traceback" not in pods.said(number)
+    TALLY.made[f"volume {said.lower()}"] += 1
 
 
 def test_a_volume_that_is_full_before_the_start_is_told_before_anything_is_trained(

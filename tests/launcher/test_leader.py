@@ -10,6 +10,7 @@ from llm_finetune.errors import RestartsError
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.leader import Crew, Leader
 from llm_finetune.launcher.member import Member
+from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 from llm_finetune.report.results import read_json
@@ -23,12 +24,12 @@ def test_a_verdict_is_kept_for_workers_that_come_later(tmp_path: Path) -> None:
     Tally(rounds, NAME, allowed=0).begin()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    crew = Crew(wanted=1, least=1, most=1, patience_seconds=20, lost_seconds=20)
-    leader = Leader(NAME, port, "settings", crew, Tally(rounds, NAME, allowed=0), Signs(tmp_path))
+    crew = Crew(wanted=1, least=1, most=1, patience_seconds=20, lost_seconds=20, grace_seconds=20)
+    leader = Leader(NAME, Reception(port, "settings"), crew, Tally(rounds, NAME, allowed=0), Signs(tmp_path))
     while not (read_json(rounds) or {}).get("over"):
         time.sleep(0.01)
     verdict = Member(NAME, ("127.0.0.1", port), "settings", 20).next()
     assert isinstance(verdict, Ending)
     assert verdict.exit_code == RestartsError.exit_code
     assert "resources.memoryLimit" in verdict.message
-    leader.wait()
+    leader.wait(20)

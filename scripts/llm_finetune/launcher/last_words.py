@@ -5,7 +5,6 @@ A rank leaves it for its launcher, the launcher for Kubernetes: `kubectl describ
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llm_finetune.launcher.ending import Ending
+from llm_finetune.report.results import write_json
 
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_READS_BYTES = 4096
@@ -23,15 +23,16 @@ def leave_to_launcher(problems: Sequence[str]) -> None:
     """Leaves a rank's words where torch's agent reads them; elsewhere there is nobody to read them."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        with suppress(OSError):  # the volume may be what failed
-            Path(file).write_text(json.dumps({"message": "\n".join(problems), "timestamp": int(time.time())}))
+        with suppress(OSError):
+            write_json(Path(file), {"message": "\n".join(problems), "timestamp": int(time.time())})
 
 
 def say(problems: Sequence[str]) -> None:
     """Tells the user, and the launcher where there is one, what ends this process."""
     leave_to_launcher(problems)
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a rank's log is on the volume, which may be what failed
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr, flush=True)
 
 
 def leave_to_kubernetes(ending: Ending) -> None:

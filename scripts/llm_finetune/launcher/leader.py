@@ -6,27 +6,23 @@ next. Rank 0 runs beside it: where the leader is gone, so is rank 0.
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from queue import Empty, SimpleQueue
-from typing import Any
 
-from llm_finetune.distributed.line import Line
-from llm_finetune.errors import GroupError, RestartsError, UserError
+from llm_finetune.errors import GroupError, OutputError, RestartsError, UserError
 from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.judgement import cause_of, is_done
+from llm_finetune.launcher.reception import GONE, Event, Reception
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 
-HELLO_SECONDS = 5.0
 NEWS_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
-GONE = "gone: it was killed, or its machine or link failed"
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +37,7 @@ class Crew:
         patience_seconds: how long the wanted ones are waited for before the first round, and the least
             before any.
         lost_seconds: how long a lost worker is waited for before the others go on without it.
+        grace_seconds: how long a worker may take to stop its ranks.
     """
 
     wanted: int
@@ -48,24 +45,15 @@ class Crew:
     most: int
     patience_seconds: float
     lost_seconds: float
+    grace_seconds: float
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that a worker said; None: it is gone."""
+class LeavingError(Exception):
+    """The leader's own worker was told to leave: another pod will lead."""
 
-    name: str
-    line: Line
-    word: dict[str, Any] | None
-
-    @property
-    def ending(self) -> Ending | None:
-        """The end of its part in a round, if this is one."""
-        if self.word is None:
-            return Ending(GroupError.exit_code, GONE)
-        if "ended" in self.word:
-            return Ending(**self.word["ended"])
-        return Ending(GroupError.exit_code, "was started anew")
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
 
 
 class Leader:
@@ -73,28 +61,22 @@ class Leader:
 
     Args:
         name: of the worker that it lives in, whose ranks come first.
-        settings_digest: workers of other settings are turned away.
+        workers: who is here.
     """
 
-    def __init__(
-        self, name: str, port: int, settings_digest: str, crew: Crew, tally: Tally, signs: Signs
-    ) -> None:
+    def __init__(self, name: str, workers: Reception, crew: Crew, tally: Tally, signs: Signs) -> None:
         self._name = name
-        self._settings_digest = settings_digest
+        self._workers = workers
         self._crew = crew
         self._tally = tally
         self._signs = signs
         self._job = name.removesuffix("0")
-        self._lines: dict[str, Line] = {}
-        self._events: SimpleQueue[Event] = SimpleQueue()
-        self._server = _listening(port)
-        threading.Thread(target=self._accept, daemon=True).start()
         self._leading = threading.Thread(target=self._lead, daemon=True)
         self._leading.start()
 
-    def wait(self) -> None:
-        """Waits until all workers have been told how the job ended."""
-        self._leading.join(NEWS_SECONDS)
+    def wait(self, seconds: float) -> None:
+        """Waits until the leader has nothing more to do: no longer than so."""
+        self._leading.join(seconds)
 
     def _lead(self) -> None:
         try:
@@ -104,20 +86,31 @@ class Leader:
         except Exception as error:  # the workers wait for a word
             log.exception("the leader failed")
             verdict = Ending(1, f"the leader failed: {type(error).__name__}: {error}")
-        if self._name not in self._lines:  # judged before anybody came to hear it
-            self._gather()
-        self._tell(set(self._lines), {"leave": asdict(verdict)})
+        if verdict is None:
+            return
+        with suppress(LeavingError):
+            if self._name not in self._workers.here:  # judged before anybody came to hear it
+                self._gather()
+            end = time.monotonic() + SETTLE_SECONDS
+            while len(self._workers.here) < self._crew.wanted and time.monotonic() < end:
+                self._next()
+        self._workers.tell(self._workers.here, {"leave": asdict(verdict)})
 
-    def _judge_rounds(self) -> Ending:
-        """Runs rounds until the job is over."""
+    def _judge_rounds(self) -> Ending | None:
+        """Runs rounds until the job is over; None where this worker leaves, and another pod will lead."""
         self._signs.await_other_job(self._job, self._crew.patience_seconds)
         verdict = None
         if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
             words = f"a round ended without a word{self._signs.left() or self._never_seen()}"
             verdict = self._over(Ending(GroupError.exit_code, words))
-        while verdict is None:
-            verdict = self._over(self._round())
-        self._tally.finish()
+        try:
+            while verdict is None:
+                verdict = self._over(self._round())
+        except LeavingError as told:
+            self._tally.count(told.ending)  # the next leader shall not take it for a kill
+            return None
+        with suppress(OutputError):  # a volume that cannot be written does not change how the job ended
+            self._tally.finish()
         return verdict
 
     def _never_seen(self) -> str:
@@ -155,8 +148,8 @@ class Leader:
         """Waits for workers; the reason where too few come."""
         crew, began, said = self._crew, time.monotonic(), 0.0
         all_seconds = crew.lost_seconds if self._tally.number else crew.patience_seconds
-        while (count := len(self._lines)) < crew.wanted or self._name not in self._lines:
-            if self._name not in self._lines:  # this worker itself still waits for data
+        while (count := len(self._workers.here)) < crew.wanted or self._name not in self._workers.here:
+            if self._name not in self._workers.here:  # this worker itself still waits for data
                 began = time.monotonic()
             waited = time.monotonic() - began
             if waited >= all_seconds and count >= crew.least:
@@ -172,106 +165,80 @@ class Leader:
             if waited - said > NEWS_SECONDS:
                 said = waited
                 log.info("%d of %d workers are here: %s", count, crew.wanted, self._here())
-            event = self._next(1.0)
+            event = self._next()
             if event and event.ending and event.ending.is_permanent:  # it could not even come to a round
                 return cause_of({event.name: event.ending})
         return None
 
     def _start(self, number: int, names: list[str]) -> None:
         # Where rank 0's machine is, as another worker reached it.
-        there = self._lines[names[-1]].here
+        there = self._workers.address_for(names[-1])
         this = Round(number, 0, len(names), there, _free_port())
         log.info("round %d begins with %d workers: %s", number, len(names), ", ".join(names))
         for place, name in enumerate(names):
-            self._tell({name}, {"start": asdict(replace(this, group_rank=place))})
+            self._workers.tell({name}, {"start": asdict(replace(this, group_rank=place))})
 
     def _watch(self, names: list[str]) -> dict[str, Ending]:
-        """Waits until each worker's part has ended. A failure stops the others, and so does a newcomer."""
+        """Waits for the end of the round: of the first worker's part, or any failure, or a newcomer.
+
+        Returns:
+            How each worker's part has ended.
+        """
         endings: dict[str, Ending] = {}
-        settled: float | None = None
-        while running := [name for name in names if name not in endings]:
-            event = self._next(1.0)
-            ending = event.ending if event else None
-            if event and ending and (event.name in running or ending.is_permanent):
-                if ending.message == GONE:
-                    ending = replace(ending, message=GONE + self._signs.last(event.name))
-                endings[event.name] = ending
-            came_back = len(names) < self._crew.most and set(self._lines) - set(names)
-            if came_back and not endings:
-                back = " and ".join(sorted(came_back))
-                self._tell(set(running), {"stop": f"{back} came: all begin again from the last step"})
-                endings[min(came_back)] = Ending(GroupError.exit_code, f"{back} came", asked=True)
-            failed = any(ending.exit_code for ending in endings.values())
-            if failed and settled is None:
-                # Most ranks leave by themselves meanwhile, with better words.
-                settled = time.monotonic() + SETTLE_SECONDS
-            if settled is not None and time.monotonic() > settled:
-                settled = float("inf")
-                self._tell(set(running), {"stop": cause_of(endings).message})
+        while names[0] not in endings and not any(ending.exit_code for ending in endings.values()):
+            self._hear(names, endings)
+            came = len(names) < self._crew.most and self._workers.here - set(names)
+            if came and not endings:
+                endings[min(came)] = Ending(
+                    GroupError.exit_code,
+                    f"{' and '.join(sorted(came))} came: all begin again from the last step",
+                    asked=True,
+                )
+        if not endings.keys().isdisjoint(names):
+            # Most ranks leave by themselves, with better words.
+            self._hear_all(names, endings, SETTLE_SECONDS)
+        why = "the job is done" if is_done(endings, names[0]) else cause_of(endings).message
+        self._workers.tell(set(names) - set(endings), {"stop": why})
+        self._hear_all(names, endings, self._crew.grace_seconds + SETTLE_SECONDS)
+        for name in set(names) - set(endings):
+            self._workers.dismiss(name)
+            endings[name] = Ending(GroupError.exit_code, "is there, but did not stop its processes")
+            log.warning("%s %s: its machine or volume may hang", name, endings[name].message)
         return endings
 
-    def _next(self, seconds: float) -> Event | None:
-        """The next event, the workers' lines brought up to date."""
-        try:
-            event = self._events.get(timeout=max(0.01, seconds))
-        except Empty:
-            return None
-        if event.word is None:
-            if self._lines.get(event.name) is not event.line:
-                return None  # the end of a line that another has replaced already
-            del self._lines[event.name]
-        elif event.word.get("ended", {}).get("asked"):  # it leaves
-            self._lines.pop(event.name, None)
-        elif "hello" in event.word:
-            old = self._lines.pop(event.name, None)
-            if old is not None:
-                old.hang_up()
-            self._lines[event.name] = event.line
+    def _hear_all(self, names: list[str], endings: dict[str, Ending], seconds: float) -> None:
+        """Waits so long for the ends that are missing yet."""
+        end = time.monotonic() + seconds
+        while set(names) - set(endings) and time.monotonic() < end:
+            self._hear(names, endings)
+
+    def _hear(self, names: list[str], endings: dict[str, Ending]) -> None:
+        """Waits a moment for a worker's end, and notes it."""
+        event = self._next()
+        ending = event.ending if event else None
+        if event and ending and (event.name in set(names) - set(endings) or ending.is_permanent):
+            if ending.message == GONE:
+                ending = replace(ending, message=GONE + self._signs.last(event.name))
+            endings[event.name] = ending
+
+    def _next(self) -> Event | None:
+        """What a worker says within a second.
+
+        Raises:
+            LeavingError: this leader's own worker leaves.
+        """
+        event = self._workers.next(1.0)
+        if event and event.name == self._name and event.ending and event.ending.asked:
+            raise LeavingError(event.ending)
         return event
 
     def _in_order(self) -> list[str]:
         """This worker first, the others by their numbers."""
-        names = sorted(self._lines, key=lambda name: (name != self._name, len(name), name))
+        names = sorted(self._workers.here, key=lambda name: (name != self._name, len(name), name))
         return names[: self._crew.most]
 
     def _here(self) -> str:
         return ", ".join(self._in_order()) or "none"
-
-    def _tell(self, names: set[str], word: dict[str, Any]) -> None:
-        for name in names & set(self._lines):
-            self._lines[name].say(json.dumps(word))
-
-    def _accept(self) -> None:
-        while True:
-            line = Line(self._server.accept()[0])
-            threading.Thread(target=self._listen, args=(line,), daemon=True).start()
-
-    def _listen(self, line: Line) -> None:
-        """Hears one worker to its end."""
-        try:
-            hello = json.loads(line.hear(HELLO_SECONDS))["hello"]
-            name, digest = str(hello["name"]), hello["settings"]
-        except (ValueError, KeyError, TypeError, TimeoutError):  # a port scanner, a health check
-            line.hang_up()
-            return
-        if digest != self._settings_digest:
-            refusal = Ending(GroupError.exit_code, f"{name} has other settings than the worker that leads")
-            line.say(json.dumps({"leave": asdict(refusal)}))
-            line.hang_up()
-            return
-        self._events.put(Event(name, line, {"hello": hello}))
-        while words := line.hear():
-            self._events.put(Event(name, line, json.loads(words)))
-        self._events.put(Event(name, line, None))
-
-
-def _listening(port: int) -> socket.socket:
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise GroupError(f"the leader cannot listen at port {port}: {error.strerror}") from error
 
 
 def _free_port() -> int:

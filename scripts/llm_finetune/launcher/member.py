@@ -76,7 +76,7 @@ class Member:
 
     def report(self, ending: Ending) -> None:
         """Says how this worker's part of the round ended, or that it cannot take part in any."""
-        if self._line is None:
+        if self._line is None and ending.is_permanent:
             with suppress(OSError):  # before there is a leader, nobody waits for this worker
                 self._call()
         if self._line is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
@@ -22,6 +23,7 @@ class RankLogs(LogsSpecs):
     def __init__(self, folder: Path, *, terminal: bool) -> None:
         super().__init__(str(folder))
         self._folder = folder
+        self._words = TemporaryDirectory(prefix="llm-finetune-words-")  # not on the volume, which may fail
         self._terminal = terminal
         self._ranks: dict[int, int] = {}
 
@@ -34,7 +36,7 @@ class RankLogs(LogsSpecs):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._ranks = {local: int(env["RANK"]) for local, env in envs.items()}
         outs, errs = ({local: str(self._file(local, end)) for local in envs} for end in (OUT, ERR))
-        failures = {local: str(self._folder / f"rank-{rank}.json") for local, rank in self._ranks.items()}
+        failures = {local: f"{self._words.name}/rank-{rank}.json" for local, rank in self._ranks.items()}
         for local, env in envs.items():
             env["TORCHELASTIC_ERROR_FILE"] = failures[local]
         if self._terminal:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llm_finetune.distributed import heartbeat
@@ -49,7 +49,8 @@ class Signs:
 
     def forget(self, pod: str) -> None:
         """Takes a pod's sign away."""
-        self._file(pod).unlink(missing_ok=True)
+        with suppress(OSError):  # the volume may be what failed; whoever wants to write there says so
+            self._file(pod).unlink(missing_ok=True)
 
     def await_other_job(self, job: str, patience_seconds: float) -> None:
         """Waits until the pods of any other job at this folder are silent: they may be saving still.
@@ -85,7 +86,7 @@ class Signs:
             if not pod.startswith(job):
                 try:
                     found[pod] = self._file(pod).stat().st_mtime_ns
-                except FileNotFoundError:  # it left meanwhile
+                except OSError:  # it left meanwhile
                     continue
         return found
 

@@ -19,6 +19,7 @@ from llm_finetune.launcher.leader import Crew, Leader
 from llm_finetune.launcher.member import Member, StopError
 from llm_finetune.launcher.operator import Place
 from llm_finetune.launcher.paths import check_written
+from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
 from llm_finetune.launcher.signs import Signs
@@ -29,6 +30,7 @@ from llm_finetune.settings import Settings, load_merged
 from llm_finetune.volume import writing
 
 STATE = ".launcher"  # what outlives a pod, within outputDir
+NOTE_SECONDS = 5.0  # for the leader to write down that its own worker leaves, or to say that all is done
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +57,8 @@ def work(options: Options) -> int:
     with raised_signals():
         try:
             ending = _work(options)
-        except SignalledError as stop:
-            ending = Ending(stop.exit_code, f"stopped by {stop}; started again, the job goes on")
-        except UserError as error:
-            ending = Ending(error.exit_code, "\n".join(error.problems))
-        except Exception as error:
-            log.exception("a defect of the launcher")
-            ending = Ending(1, f"a defect of the launcher: {type(error).__name__}: {error}")
+        except (Exception, SignalledError) as error:
+            ending = _ending_by(error)
         if ending.exit_code:
             log.error("%s", ending.message)
             leave_to_kubernetes(ending)
@@ -86,17 +83,28 @@ def _work(options: Options) -> Ending:
     try:
         await_all(wanted, options.wait_for_data_minutes, copying)
         while isinstance(word := member.next(), Round):
-            _take_part(word, member, signs, settings, options)
-    except UserError as error:
-        member.report(Ending(error.exit_code, "\n".join(error.problems)))
-        raise
+            member.report(_part_in(word, member, signs, settings, options))
+        ending = word
+    except (Exception, SignalledError) as error:
+        ending = _ending_by(error)
+        member.report(ending)
     if leader is not None:
-        leader.wait()
-    return word
+        leader.wait(options.grace_seconds if ending.is_permanent else NOTE_SECONDS)
+    return ending
 
 
-def _take_part(this: Round, member: Member, signs: Signs, settings: Settings, options: Options) -> None:
-    """Runs this worker's ranks of a round, and tells the leader how they ended."""
+def _ending_by(error: BaseException) -> Ending:
+    """What ends this worker, in words."""
+    if isinstance(error, SignalledError):
+        return Ending(error.exit_code, f"stopped by {error}; started again, the job goes on", asked=True)
+    if isinstance(error, UserError):
+        return Ending(error.exit_code, "\n".join(error.problems))
+    log.error("a defect of the launcher", exc_info=error)
+    return Ending(1, f"a defect of the launcher: {type(error).__name__}: {error}")
+
+
+def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, options: Options) -> Ending:
+    """Runs this worker's ranks of a round."""
     from llm_finetune.launcher.agent import run_round
     from llm_finetune.launcher.rank_logs import RankLogs
 
@@ -114,12 +122,9 @@ def _take_part(this: Round, member: Member, signs: Signs, settings: Settings, op
             )
             if ending.exit_code == 128 + signal.SIGKILL:
                 ending = replace(ending, message=ending.message + signs.last(member.name))
+        return ending
     except StopError as stop:
-        ending = Ending(128 + signal.SIGTERM, f"stopped: {stop}")
-    except SignalledError as stop:
-        member.report(Ending(stop.exit_code, f"stopped by {stop}", asked=True))
-        raise
-    member.report(ending)
+        return Ending(128 + signal.SIGTERM, f"stopped: {stop}")
 
 
 def was_killed(number: int) -> None:
@@ -150,8 +155,9 @@ def _leader(settings: Settings, options: Options, place: Place, digest: str, sig
         most=max(place.most, options.wait_for_workers),
         patience_seconds=settings.wait_for_peers_minutes * 60,
         lost_seconds=settings.wait_for_lost_minutes * 60,
+        grace_seconds=options.grace_seconds,
     )
     tally = Tally(
         Path(settings.train.output_dir) / STATE / "rounds.json", place.endpoint[0], place.max_restarts
     )
-    return Leader(place.name, place.endpoint[1], digest, crew, tally, signs)
+    return Leader(place.name, Reception(place.endpoint[1], digest), crew, tally, signs)
