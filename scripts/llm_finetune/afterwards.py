@@ -1,4 +1,4 @@
-"""The stages behind training and evaluation, which rank 0 does by itself while the others wait to leave."""
+"""The stages behind training and evaluation, which rank 0 does by itself once the group is left."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +34,11 @@ from llm_finetune.stages.train import Training, train
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, group: Group, ahead: Ahead, *, fresh: bool) -> None:
+def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead, *, fresh: bool) -> None:
     """Runs the job. Every rank calls it with the same settings.
 
     Args:
+        joined: joins the process group and leaves it.
         ahead: hands over the data that is being prepared.
         fresh: begin anew, even where outputDir holds this very run.
 
@@ -48,35 +49,36 @@ def run(settings: Settings, group: Group, ahead: Ahead, *, fresh: bool) -> None:
     if not wanted:
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
-    inputs = gather(settings, group, ahead)
     patience = settings.wait_for_lost_minutes * 60
     output = Path(settings.train.output_dir)
     with ExitStack() as held:
-        if group.ranks.is_writer:
-            held.enter_context(locked(output, patience))
-            held.enter_context(heartbeat.beating_in(output))
-        _run_stages(wanted, settings, inputs, group, fresh)
+        with joined as group:
+            inputs = gather(settings, group, ahead)
+            if group.ranks.is_writer:
+                held.enter_context(locked(output, patience))
+                held.enter_context(heartbeat.beating_in(output))
+            folder = _found_output(settings, inputs, group, fresh)
+            left = _left(wanted, folder)
+            if {"train", "evaluate"} & set(left):
+                with near_memory(group.ranks):
+                    _train_and_evaluate(settings, inputs, folder, group)
+        # The group is left: a rank that has nothing more to do may be lost, and its memory is free.
+        if left and group.ranks.is_writer:
+            deciding = _deciding(settings, inputs)
+            finish_alone(settings, inputs, folder, {stage: deciding[stage] for stage in left})
+            log.info("done: model, results and report are in %s", folder.path)
 
 
-def _run_stages(wanted: list[str], settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> None:
-    """Does what the output folder does not hold yet."""
-    folder = _found_output(settings, inputs, group, fresh)
+def _left(wanted: list[str], folder: RunFolder) -> list[str]:
+    """The stages whose results the output folder does not hold yet."""
     left = [stage for stage in wanted if stage not in folder.done]
     if left or "report" not in folder.done:
-        left.append("report")
-    if not left:
-        log.info(
-            "nothing to do: %s holds this very run, finished; --fresh or another outputDir runs it anew",
-            folder.path,
-        )
-        return
-    if {"train", "evaluate"} & set(left):
-        with near_memory(group.ranks):
-            _train_and_evaluate(settings, inputs, folder, group)
-    if group.ranks.is_writer:
-        deciding = _deciding(settings, inputs)
-        finish_alone(settings, inputs, folder, {stage: deciding[stage] for stage in left})
-    log.info("done: model, results and report are in %s", folder.path)
+        return [*left, "report"]
+    log.info(
+        "nothing to do: %s holds this very run, finished; --fresh or another outputDir runs it anew",
+        folder.path,
+    )
+    return []
 
 
 def wanted_stages(settings: Settings) -> dict[str, bool]:

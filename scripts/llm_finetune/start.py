@@ -68,6 +68,6 @@ def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
 
         deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
         joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace)
-        with heartbeat.beating(ranks), joined as group:
-            job.run(settings, group, ahead, fresh=fresh)
+        with heartbeat.beating(ranks):
+            job.run(settings, joined, ahead, fresh=fresh)
     return 0

@@ -118,6 +118,18 @@ def test_killed_in_or_between_the_later_stages_a_run_does_what_is_left(
     TALLY.resumed[KIND] += TALLY.made[KIND]
 
 
+def test_the_other_ranks_have_left_before_the_later_stages(
+    warm: Warm, run: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    options = [*run(tmp_path), "--set", "distributed.doBenchmark=false"]
+    first, other = warm.start_group(options, 2, {0: Moment("quantizing", 1, "waits")})
+    reached(*first)
+    assert ended(*other).code == 0
+    go_on(first[1])
+    assert ended(*first).code == 0
+    assert stages_done(tmp_path) == ["train", "evaluate", "quantize", "report"]
+
+
 def test_told_to_stop_while_it_writes_the_tuned_model_a_run_writes_it_first(
     warm: Warm, run: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:

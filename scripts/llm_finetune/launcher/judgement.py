@@ -25,10 +25,10 @@ def cause_of(endings: Mapping[str, Ending]) -> Ending:
 
 
 def is_done(endings: Mapping[str, Ending], first: str) -> bool:
-    """Whether all work of the job is done: no rank leaves with 0 before all have done theirs.
+    """Whether all work of the job is done: rank 0 leaves last, and with 0 only then.
 
     Args:
-        first: the worker that holds rank 0, which leaves last.
+        first: the worker that holds rank 0.
     """
     return first in endings and endings[first].exit_code == 0
 
