@@ -14,7 +14,7 @@ from llm_finetune import fingerprint, signals
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16, heartbeat
 from llm_finetune.distributed.numa import near_memory
-from llm_finetune.errors import GroupError, SettingsError
+from llm_finetune.errors import GroupError
 from llm_finetune.folder_lock import locked
 from llm_finetune.inputs import Inputs, fitted_to_memory, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
@@ -217,7 +217,8 @@ def _shape(settings: Settings, folder: RunFolder, group: Group) -> StepShape:
     if shape.rows < wanted:
         told = f"{ranks} processes cannot share {wanted} sequences a step evenly, as this run began"
         if settings.train.keep_effective_batch:
-            raise SettingsError(
+            # Worth another try: a lost worker may be back by then.
+            raise GroupError(
                 f"distributed.train.keepEffectiveBatch: {told}; start as many as divide them, or write false"
             )
         log.warning("%s: its steps have %d from here on", told, shape.rows)
