@@ -181,6 +181,8 @@ TOGETHER = [
         "eval.loadBestModel",
         "train.saveSteps (500) is not a multiple of eval.steps (300)",
     ),
+    (["train.outputDir=/out/" + 256 * "x"], "train.outputDir", "no file system takes as a path"),
+    (["modelNameOrPath=a\0b"], "modelNameOrPath", "no file system takes as a path"),
     (["train.useLora=false", "train.useDora=true"], "train.useDora", "useLora is false"),
     (["train.useLora=false", "train.useRslora=true"], "train.useRslora", "useLora is false"),
     (

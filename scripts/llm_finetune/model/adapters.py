@@ -75,7 +75,8 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
         use_dora=plan.dora,
     )
     # Adapters stay in fp32 above a bf16 base: their updates are too small for bf16's 8 bits of fraction.
-    return put_on(model, config, autocast_adapter_dtype=True)
+    with next(model.parameters()).device:  # on an outline they take no memory, which may not be there
+        return put_on(model, config, autocast_adapter_dtype=True)
 
 
 def put_on(model: torch.nn.Module, config: PeftConfig, **options: bool) -> PeftModel:
