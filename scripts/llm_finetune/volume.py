@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llm_finetune.errors import OutputError
+from llm_finetune.errors import OutputError, UserError
 
 REMEDIES = {
     errno.ENOSPC: "make room",
@@ -41,6 +41,8 @@ def writing(
         if free is not None and free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
+    except UserError:
+        raise  # what was wrong is said already
     except Exception as error:
         number = _errno(error)
         if number is None:

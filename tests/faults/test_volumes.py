@@ -129,7 +129,8 @@ def test_curves_that_find_no_room_are_one_clear_error_too(
     go_on(file)
     failed = ended(process, file)
     empty(volume)
-    assert "No space left on device" in the_error(failed)
+    assert failed.code == 5, failed.text
+    assert f"error: {volume / 'out'}: cannot be written: No space left on device" in failed.text
     assert warm.run(options).code == 0
 
 
