@@ -57,7 +57,7 @@ def _checked(folder: Path, weights: bool) -> Path:
             hint = " (an adapter is not a base model: name its base)"
         raise ModelError(f"{folder}: no config.json in this model folder{hint}; it holds {found}")
     for file in sorted(folder.iterdir()):
-        if not file.exists():
+        if file.is_symlink() and not file.exists():
             raise ModelError(f"{file}: a link that leads nowhere; download or copy the model again")
     if weights and not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
