@@ -155,7 +155,7 @@ def test_in_a_group_all_pods_end_with_the_same_words(
         mend(volume)
         assert codes == {0: 5, 1: 5}
         for number in range(2):
-            assert f"cannot be written: {said}" in pods.last_words(number)
+            assert f"checkpoint-200: cannot be written: {said}" in pods.last_words(number)
             assert "Traceback" not in pods.said(number)
     TALLY.made[f"volume {said.lower()}"] += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -18,12 +19,34 @@ from llm_finetune.report.results import read_json
 NAME = "job-worker-0"
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_of_two_workers_of_one_name_the_older_leaves() -> None:
+    """Where an unreachable node comes back, its pod still runs."""
+    port = _free_port()
+    workers = Reception(port, "settings")
+    older, newer = (Member(NAME, ("127.0.0.1", port), "settings", 20) for _ in range(2))
+    told: list[object] = []
+    waiting = threading.Thread(target=lambda: told.append(older.next()), daemon=True)
+    waiting.start()
+    assert workers.next(20)
+    threading.Thread(target=newer.next, daemon=True).start()
+    assert workers.next(20)
+    waiting.join(20)
+    assert isinstance(told[0], Ending)
+    assert (told[0].exit_code, "another job-worker-0 came" in told[0].message) == (128, True)
+    assert workers.next(2) is None  # of the line that was replaced
+    assert workers.here == {NAME}
+
+
 def test_a_verdict_is_kept_for_workers_that_come_later(tmp_path: Path) -> None:
     """A pod that was killed in its last round is judged by the next one, while that still waits for data."""
     rounds = tmp_path / "rounds.json"
     Tally(rounds, NAME, allowed=0).begin()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     crew = Crew(wanted=1, least=1, most=1, patience_seconds=20, lost_seconds=20, grace_seconds=20)
     leader = Leader(NAME, Reception(port, "settings"), crew, Tally(rounds, NAME, allowed=0), Signs(tmp_path))
     while not (read_json(rounds) or {}).get("over"):

@@ -67,6 +67,10 @@ class Reception:
             return None
         is_new = event.word is not None and "hello" in event.word
         if is_new:
+            # Two that live, as where a node comes back after its pod was made anew: else each would push the
+            # other out for ever.
+            other = Ending(GroupError.exit_code, f"another {event.name} came and takes this one's place")
+            self.tell({event.name}, {"leave": asdict(other)})
             self.dismiss(event.name)
             self._lines[event.name] = event.line
         elif self._lines.get(event.name) is not event.line:
