@@ -191,6 +191,22 @@ def test_a_finished_run_is_not_run_again_unless_asked(
     assert not (out / "previous").exists()
 
 
+def test_what_no_run_left_in_the_output_folder_is_kept(
+    run: Run, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    for name in ("README.md", "runs/notes.txt"):
+        (out / name).write_text("mine")
+    refused = run(*options(train__maxSteps=2, train__overwriteOutputDir=False))
+    assert refused.code == 5
+    assert "holds README.md" in refused.text
+    assert run(*options(train__maxSteps=2)).code == 0
+    assert "mine" not in (out / "README.md").read_text()
+    for name in ("README.md", "runs/notes.txt"):
+        assert (out / "not-of-a-run-1" / name).read_text() == "mine"
+
+
 def test_a_broken_result_is_made_anew_but_no_model_is_trained_again_for_one(
     run: Run, options: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 PREVIOUS = "previous"
 GOING = ".previous"  # while it is being filled
+KEPT = "not-of-a-run"
 # What says that a stage was done, beside the word of run.json; after the first, what need not be there.
 RESULTS = {
     "train": (results.TRAIN, results.HISTORY),
@@ -93,6 +95,7 @@ class RunFolder:
         if self.continues:
             stages = read_run(self.path).get("stages", {})
         else:
+            _keep_what_is_no_runs(self.path)
             _set_aside(self.path)
         results.write_result(self.path / results.RUN, {**content, "stages": stages})
 
@@ -153,7 +156,8 @@ def look_into(
                 f"distributed.train.outputDir: {path} holds {found}; "
                 "set distributed.train.overwriteOutputDir to true, or name another folder"
             )
-        log.warning("%s holds %s; it gives way to this run (overwriteOutputDir)", path, found)
+        if old:
+            log.warning("%s holds %s; it gives way to this run (overwriteOutputDir)", path, found)
     return RunFolder(path)
 
 
@@ -225,6 +229,18 @@ def _let_go(path: Path) -> None:
     for name in (PREVIOUS, GOING):
         shutil.rmtree(path / name, ignore_errors=True)
     folders.forget_broken(path)
+
+
+def _keep_what_is_no_runs(path: Path) -> None:
+    """Moves away, for good, what no run.json speaks for: a README.md there may be a user's."""
+    left = _left_by_a_run(path)
+    if not left or (path / results.RUN).is_file():
+        return
+    kept = next(place for n in count(1) if not (place := path / f"{KEPT}-{n}").exists())
+    log.warning("%s holds %s, and no run.json: what is there is kept in %s", path, left[0].name, kept)
+    kept.mkdir()
+    for file in left:
+        os.replace(file, kept / file.name)
 
 
 def _set_aside(path: Path) -> None:
