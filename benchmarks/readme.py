@@ -44,8 +44,7 @@ def main() -> None:
         "",
         markdown(list(_headlines(results)), {"what": "", "figure": "measured"}),
     ]
-    for name in results:
-        title, alternative = PARTS[name]
+    for name, (title, alternative) in PARTS.items():
         table = (RESULTS / f"{name}.md").read_text().rstrip()
         shutil.copy(RESULTS / f"{name}.svg", ROOT / f"docs/benchmark-{name.replace('_', '-')}.svg")
         picture = f"![{alternative}](docs/benchmark-{name.replace('_', '-')}.svg)"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from served import served
 
 TOKEN = "hf_NobodyMayEverSeeThis0123456789"
 SECRET = TOKEN[9:-1]  # in whatever form it is shown
@@ -61,12 +62,8 @@ def stand_in_hub(mode: str) -> Iterator[Hub]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    made.address = f"http://127.0.0.1:{server.server_port}"
-    yield made
-    server.shutdown()
-    server.server_close()
+    with served(Handler) as made.address:
+        yield made
 
 
 def found_in(folder: Path, but: Path) -> list[Path]:

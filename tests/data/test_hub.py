@@ -7,9 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from made_up import instructions
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
 from llm_finetune.errors import DataError
+from served import served
 from serving_hub import COMMIT, serving_hub
 
 ROWS = instructions(40)
@@ -108,10 +108,8 @@ class Refusing(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(Refusing) as address:
+        yield address
 
 
 PROGRAM = """

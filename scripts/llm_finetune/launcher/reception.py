@@ -62,16 +62,15 @@ class Reception:
     def next(self, seconds: float) -> Event | None:
         """The next event, the workers' lines brought up to date."""
         try:
-            event = self._events.get(timeout=max(0.01, seconds))
+            event = self._events.get(timeout=seconds)
         except Empty:
             return None
         is_new = event.word is not None and "hello" in event.word
         if is_new:
             # Two that live, as where a node comes back after its pod was made anew: else each would push the
             # other out for ever.
-            other = Ending(GroupError.exit_code, f"another {event.name} came and takes this one's place")
-            self.tell({event.name}, {"leave": asdict(other)})
-            self.dismiss(event.name)
+            if older := self._lines.get(event.name):
+                _turn_away(older, f"another {event.name} came and takes this one's place")
             self._lines[event.name] = event.line
         elif self._lines.get(event.name) is not event.line:
             return None  # of a line that another has replaced already
@@ -104,14 +103,17 @@ class Reception:
             line.hang_up()
             return
         if digest != self._settings_digest:
-            refusal = Ending(GroupError.exit_code, f"{name} has other settings than the worker that leads")
-            line.say(json.dumps({"leave": asdict(refusal)}))
-            line.hang_up()
+            _turn_away(line, f"{name} has other settings than the worker that leads")
             return
         self._events.put(Event(name, line, {"hello": hello}))
         while words := line.hear():
             self._events.put(Event(name, line, json.loads(words)))
         self._events.put(Event(name, line, None))
+
+
+def _turn_away(line: Line, why: str) -> None:
+    line.say(json.dumps({"leave": asdict(Ending(GroupError.exit_code, why))}))
+    line.hang_up()
 
 
 def _listening(port: int) -> socket.socket:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_finetune.launcher.ending import Ending
-from llm_finetune.report.results import read_json, write_json
-from llm_finetune.volume import writing
+from llm_finetune.report.results import read_json, write_result
 
 COUNTS = ("number", "begun_at", "failures")
 
@@ -62,8 +61,7 @@ class Tally:
             "begun_at": self._begun_at,
             "failures": self.failures,
         }
-        with writing(self._file):
-            write_json(self._file, {**content, **more})
+        write_result(self._file, {**content, **more})
 
 
 def _read(file: Path) -> dict[str, Any]:

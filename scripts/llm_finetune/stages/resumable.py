@@ -269,9 +269,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     def _finalize_training(self, *arguments: Any) -> Any:
         """The best checkpoint is named only now: its folder may have moved since it was written."""
         if self.args.load_best_model_at_end and self.state.best_global_step:
-            self.group.barrier(deadline_seconds=3600)  # rank 0 may still be writing it
             best = Path(self.args.output_dir) / folders.name_of(self.state.best_global_step)
-            if wrong := manifest.problem(best):
+            # By rank 0, which may still be writing it: it is read once, and all load the same.
+            wrong = self.group.once("best checkpoint", lambda: manifest.problem(best) or "", 3600)
+            if wrong:
                 log.warning(
                     "%s, which had the lowest loss, is broken: %s; the last step's model is kept", best, wrong
                 )
