@@ -16,8 +16,12 @@ SENTENCES = (
 )
 
 
-def tiny_model(architecture: str, seed: int = 0, vocabulary: int = VOCABULARY) -> Any:
-    """A model of a few thousand parameters with random weights, in fp32."""
+def tiny_model(architecture: str, seed: int = 0, vocabulary: int = VOCABULARY, **config: Any) -> Any:
+    """A model of a few thousand parameters with random weights, in fp32.
+
+    Args:
+        config: what else its configuration says.
+    """
     import torch
     import transformers
 
@@ -33,15 +37,18 @@ def tiny_model(architecture: str, seed: int = 0, vocabulary: int = VOCABULARY) -
         "eos_token_id": 2,
     }
     grouped = {"num_key_value_heads": 2}
-    config = {
+    made = {
         "llama": lambda: transformers.LlamaConfig(**sizes, **grouped),
         "qwen2": lambda: transformers.Qwen2Config(**sizes, **grouped),
         "gemma2": lambda: transformers.Gemma2Config(**sizes, **grouped, head_dim=8, sliding_window=16),
         "mistral": lambda: transformers.MistralConfig(**sizes, **grouped, sliding_window=16),
         "gpt_neox": lambda: transformers.GPTNeoXConfig(**sizes),
+        "gpt2": lambda: transformers.GPT2Config(**sizes),
     }[architecture]()
+    for name, value in config.items():
+        setattr(made, name, value)
     torch.manual_seed(seed)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+    return transformers.AutoModelForCausalLM.from_config(made).eval()
 
 
 def write_records(file: Path, numbers: range) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from llm_finetune.model.compiled import NotCompiledError
 from llm_finetune.model.fast import attention, head, kernels
 from llm_finetune.model.fast.head import LabelHead
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
+from llm_finetune.model.trial import on_trial
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 
@@ -160,6 +161,67 @@ def test_capped_logits_stay_on_the_plain_path() -> None:
     assert type(model.get_output_embeddings()) is torch.nn.Linear
     with pytest.raises(ModelError, match=r"speed\.head: found on"):
         made_fast(tiny_model("gemma2"), Switches(head="on"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rates"),
+    [
+        ("gpt2", {}),  # attn_pdrop, embd_pdrop and resid_pdrop of 0.1, as it comes
+        ("llama", {"attention_dropout": 0.2}),
+        ("gpt_neox", {"attention_dropout": 0.2}),
+    ],
+)
+def test_attention_that_drops_weights_stays_the_models_own(
+    architecture: str, rates: dict[str, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        model = made_fast(tiny_model(architecture, **rates)).train()
+    assert model.config._attn_implementation != attention.NAME
+    assert "the model's own attention (NotImplementedError: it wants dropout)" in caplog.text
+    assert isinstance(model.get_output_embeddings(), LabelHead)
+    outcome(model)
+    with pytest.raises(ModelError, match=r"speed\.attention: found on.*dropout"):
+        made_fast(tiny_model(architecture, **rates), Switches(attention="on"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rates"),
+    [
+        ("gpt2", {"attn_pdrop": 0.0, "resid_pdrop": 0.3, "embd_pdrop": 0.3}),
+        ("gpt_neox", {"hidden_dropout": 0.3}),
+    ],
+)
+def test_dropout_of_hidden_states_is_kept_beside_the_fast_ways(
+    architecture: str, rates: dict[str, float]
+) -> None:
+    model, plain = made_fast(tiny_model(architecture, **rates)), tiny_model(architecture, **rates)
+    assert model.config._attn_implementation == attention.NAME
+    found, expected = (in_training(one) for one in (model, plain))
+    assert distance(found, expected) < 1e-5
+    assert distance(found, label_log_probs(model, *rows()).detach()) > 1e-4  # it did drop
+
+
+def in_training(model: Any) -> torch.Tensor:
+    with on_trial(model, training=True), torch.no_grad():
+        return label_log_probs(model, *rows())
+
+
+def test_a_way_that_is_equal_in_evaluation_alone_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stand-in for attention that leaves out the dropout it is asked for."""
+    monkeypatch.setattr(attention, "attend", deaf_to_dropout(attention.attend))
+    with caplog.at_level("INFO"):
+        model = made_fast(tiny_model("llama", attention_dropout=0.2))
+    assert model.config._attn_implementation != attention.NAME
+    assert "attention (its outputs in training would differ by" in caplog.text
+
+
+def deaf_to_dropout(attend: Callable[..., Any]) -> Callable[..., Any]:
+    def attended(*args: Any, dropout: float = 0.0, **others: Any) -> Any:
+        return attend(*args, **others)
+
+    return attended
 
 
 def test_generating_is_as_before() -> None:

@@ -13,17 +13,22 @@ import torch
 from llm_finetune.errors import ModelError
 from llm_finetune.model.fast import adapters, attention, layers
 from llm_finetune.model.fast.head import LabelHead
+from llm_finetune.model.trial import on_trial
 
 log = logging.getLogger(__name__)
 
 Switch = Literal["auto", "on", "off"]
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Of a whole model's log-probabilities, relative; layer by layer rounding adds up."""
+GRADIENT_FACTOR = 4
+"""A gradient has gone through all layers twice, and may be off by so many times as much."""
 
 # Log-probabilities of labels, from input_ids, position_ids and labels, each of shape (rows, positions).
 Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 # Puts a fast way into a model, and returns what takes it back.
 Put = Callable[[Any], Callable[[], None]]
+# What a model gives, by name.
+Outcome = dict[str, torch.Tensor]
 TRIAL_LENGTHS = (5, 3, 8)
 
 
@@ -37,7 +42,7 @@ class Switches:
 
 
 def quicken(model: Any, switches: Switches, ask: Ask, *, ignored: int) -> None:
-    """Gives a base model fast attention, head and layers, where it says the same with each as without.
+    """Gives a base model fast attention, head and layers, where it says and learns the same with each.
 
     Args:
         model: a causal language model of transformers, without adapters.
@@ -52,16 +57,16 @@ def quicken(model: Any, switches: Switches, ask: Ask, *, ignored: int) -> None:
     plain: list[str] = []
     trial = _trial(model.config.get_text_config().vocab_size, ignored)
 
-    def scores() -> torch.Tensor:
-        return ask(*trial)
+    def outcome() -> Outcome:
+        return _outcome(model, lambda: ask(*trial))
 
-    with torch.no_grad(), _evaluating(model):
-        expected = scores()
+    with _frozen(model):
+        expected = outcome()
         for name, put in ways.items():
             switch = getattr(switches, name)
             if switch == "off":
                 continue
-            reason = _try(model, put, scores, expected)
+            reason = _try(model, put, outcome, expected)
             (plain if reason else taken).append(f"{name} ({reason})" if reason else name)
             if reason and switch == "on":
                 raise ModelError(
@@ -94,28 +99,55 @@ class _RefusedError(Exception):
     """The model has not what the fast way replaces."""
 
 
-def _try(model: Any, put: Put, scores: Callable[[], torch.Tensor], expected: torch.Tensor) -> str:
+def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome) -> str:
     """Why a fast way is not taken; empty where it is."""
     try:
         take_back = put(model)
     except _RefusedError as refusal:
         return str(refusal)
     try:
-        found = scores()
+        found = outcome()
     except Exception as error:  # whatever a model's own code raises at arguments it does not know
         take_back()
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    difference = float((found.double() - expected.double()).norm() / expected.double().norm())
-    if not difference <= TOLERANCES.get(next(model.parameters()).dtype, 0.05):
+    reason = _differing(found, expected, TOLERANCES.get(next(model.parameters()).dtype, 0.05))
+    if reason:
         take_back()
-        return f"its outputs would differ by {difference:.1%}"
+    return reason
+
+
+def _outcome(model: Any, ask: Callable[[], torch.Tensor]) -> Outcome:
+    """What the model says in evaluation and in training, and the gradient of the latter by its embeddings."""
+    with on_trial(model, training=False), torch.no_grad():
+        outcome = {"outputs": ask()}
+    embedded: list[torch.Tensor] = []
+
+    def begin_here(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(begin_here)
+    try:
+        with on_trial(model, training=True), torch.enable_grad():
+            outcome["outputs in training"] = ask()
+            (outcome["gradient"],) = torch.autograd.grad(outcome["outputs in training"].sum(), embedded)
+    finally:
+        handle.remove()
+    return outcome
+
+
+def _differing(found: Outcome, expected: Outcome, tolerance: float) -> str:
+    """What of an outcome is another; empty where nothing is."""
+    for what, right in expected.items():
+        wide, other = right.detach().double().flatten(), found[what].detach().double().flatten()
+        difference = float((other - wide).norm() / wide.norm())
+        if not difference <= tolerance * (GRADIENT_FACTOR if what == "gradient" else 1):
+            return f"its {what} would differ by {difference:.1%}"
     return ""
 
 
 def _attention(model: Any) -> Callable[[], None]:
     before = model.config._attn_implementation
-    if getattr(model.config.get_text_config(), "attention_dropout", 0):
-        raise _RefusedError("it drops attention weights")
     attention.register()
     model.set_attn_implementation(attention.NAME)
     return lambda: model.set_attn_implementation(before)
@@ -140,7 +172,8 @@ def _ends_with_head(model: Any, head: torch.nn.Module) -> bool:
     vocab_size = model.config.get_text_config().vocab_size
     large = torch.linspace(-60, 60, vocab_size, dtype=model.dtype).view(1, 1, -1)
     handle = head.register_forward_hook(lambda layer, inputs, output: large)
-    logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
+    with torch.no_grad(), on_trial(model, training=False):
+        logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
     handle.remove()
     return torch.equal(logits, large)
 
@@ -162,8 +195,13 @@ def _trial(vocab_size: int, ignored: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    yield
-    model.train(was_training)
+def _frozen(model: torch.nn.Module) -> Iterator[None]:
+    """The body makes no gradient of a weight, which would be as large as the weight."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
