@@ -14,6 +14,7 @@ from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.precision import Precision
+from llm_finetune.model.rotary import check_lengths_apart
 from llm_finetune.run_folder import check_keeps
 from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
@@ -75,6 +76,7 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     config, tokenizer = base.load_config(folder, trust), base.load_tokenizer(folder, trust)
     base.check_fits(config, tokenizer, settings.train.max_seq_length)
     outline = base.outline(config, trust)
+    check_lengths_apart(outline, settings.train.max_seq_length)
     if settings.do_train and settings.train.use_lora:
         adapters.check_targets(outline, lora_plan(settings).target_modules)
     if settings.do_train:

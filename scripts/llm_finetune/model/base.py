@@ -60,13 +60,17 @@ def outline(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedMode
     import torch
     from transformers import AutoModelForCausalLM
 
+    from llm_finetune.model.rotary import keep_lengths_apart
+
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise ModelError(
             f"model type {config.model_type!r} is not a causal language model: {_first_line(error)}"
         ) from error
+    keep_lengths_apart(model)
+    return model
 
 
 def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
@@ -76,6 +80,8 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
         ModelError: weights are missing, broken or of other shapes than config.json says.
     """
     from transformers import AutoModelForCausalLM
+
+    from llm_finetune.model.rotary import keep_lengths_apart
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -101,6 +107,7 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
             "the download is incomplete, or config.json belongs to another model"
         )
     _check_ends(model, folder)
+    keep_lengths_apart(model)
     return model
 
 
