@@ -30,6 +30,9 @@ COLUMNS = {
     "memory": "peak memory (GB)",
     "rows": "rows",
     "empty": "positions empty",
+    "opening": "opening (ms)",
+    "unverified": "without checksums (ms)",
+    "speed": "checksums (MB/s)",
 }
 
 
@@ -91,9 +94,20 @@ def _rows(found: list[Answer], records: int) -> list[Answer]:
             "memory": f"{peak_memory(row) / 1e9:.2f}",
             "rows": f"{row['rows']:,.0f}",
             "empty": f"{row['empty_share']:.1%}",
+            **(_opening(row) if "opening" in row else {}),
         }
         for row in found
     ]
+
+
+def _opening(row: Answer) -> Answer:
+    """What it costs to hold what was prepared against its checksums, each time that it is opened."""
+    verified, plain = row["opening"], row["opening_unverified"]
+    return {
+        "opening": f"{verified * 1e3:.1f}",
+        "unverified": f"{plain * 1e3:.1f}",
+        "speed": f"{row['bytes'] / 1e6 / (verified - plain):,.0f}",
+    }
 
 
 def _options() -> Any:

@@ -62,9 +62,9 @@ def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
     config, tokenizer = describe_model(settings, folder)
     if not (settings.train.data_file or settings.train.dataset_name):
         return Inputs(folder, config, tokenizer, None)
-    prepared = open_prepared(
-        Path(group.once("data", lambda: str(ahead() or prepare_data(settings, tokenizer)), deadline))
-    )
+    rows = Path(group.once("data", lambda: str(ahead() or prepare_data(settings, tokenizer)), deadline))
+    # Rank 0 has just read every byte. Another machine may see another folder: one rank there reads it too.
+    prepared = open_prepared(rows, verify=group.ranks.local_rank == 0 and not group.ranks.is_writer)
     for line in told(prepared.summary):
         log.info("%s", line)
     return Inputs(folder, config, tokenizer, prepared)

@@ -343,10 +343,30 @@ def test_a_set_that_is_not_whole_is_made_anew(tmp_path: Path, tokenizer: Any, da
             shutil.rmtree(folder)
             folder.mkdir()
     with pytest.raises(DataError):
-        open_prepared(folder, patience_seconds=0)
+        open_prepared(folder, patience_seconds=0, verify=False)
     assert prepare(plan_for(path), tokenizer, tmp_path / "cache") == folder
     assert len(open_prepared(folder).train) > 0
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_a_set_that_is_not_what_was_prepared_is_never_opened(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_json(tmp_path / "records.json", ROWS)
+    folder = prepare(plan_for(path), tokenizer, tmp_path / "cache")
+    right = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    for file, content in right.items():
+        for place in (len(content) // 3, len(content) - 2):
+            spoiled = bytearray(content)
+            spoiled[place] ^= 1
+            file.write_bytes(spoiled)
+            with pytest.raises(DataError, match="Prepare it again"):
+                open_prepared(folder, patience_seconds=0)
+            caplog.clear()
+            assert prepare(plan_for(path), tokenizer, tmp_path / "cache") == folder
+            assert "damaged" in caplog.text
+            assert {file: file.read_bytes() for file in right} == right
+            assert len(open_prepared(folder, patience_seconds=0).train) > 0
 
 
 def test_opening_waits_for_a_folder_that_shows_late(tmp_path: Path, tokenizer: Any) -> None:

@@ -1,7 +1,7 @@
 """The prepared set on disk: written once, then memory-mapped by every rank.
 
 <name>/
-    prepared.json              the summary; written last
+    prepared.json              the summary and the checksums of the other files; written last
     train/                     and validation/, where there is one
         provenance.bin         int64 (records, 3): source, file and row of each record
         rows.bin               int64: record numbers, row after row
@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from llm_finetune.abandoned import remove_abandoned
@@ -37,6 +39,10 @@ from llm_finetune.volume import held_bytes, writing
 
 IGNORED = -100
 _SUMMARY = "prepared.json"
+_CHECKSUMS, _OWN = "checksums", "checksum"
+_BLOCK_BYTES = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,21 +130,22 @@ class Prepared:
     validation: Split | None
 
 
-def open_prepared(folder: Path, patience_seconds: float = 30) -> Prepared:
+def open_prepared(folder: Path, patience_seconds: float = 30, *, verify: bool = True) -> Prepared:
     """Memory-map a prepared set.
 
     Args:
         patience_seconds: how long to try again, where a network file system is slow to show what another
             machine has written.
+        verify: hold every byte against its checksum; False where another process of this machine just did.
 
     Raises:
-        DataError: the set is not there, or not whole.
+        DataError: the set is not there, not whole, or not what was prepared.
     """
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            return _open(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return _open(folder, verify)
+        except _BROKEN as error:
             if time.monotonic() > deadline:
                 raise DataError(
                     f"{folder}: no whole prepared data set ({error}). Prepare it again."
@@ -147,12 +154,11 @@ def open_prepared(folder: Path, patience_seconds: float = 30) -> Prepared:
 
 
 def is_whole(folder: Path) -> bool:
-    """A prepared set stands there, with all its files."""
-    try:
-        open_prepared(folder, patience_seconds=0)
-    except DataError:
-        return False
-    return True
+    """A prepared set stands there, with all its files, every byte as it was written; else it is said."""
+    damage = _damage(folder)
+    if damage and folder.exists():
+        log.warning("%s: these prepared data are damaged (%s); they are prepared anew", folder, damage)
+    return damage is None
 
 
 @contextmanager
@@ -176,14 +182,50 @@ def written_aside(folder: Path) -> Iterator[Path]:
 
 def write_summary(folder: Path, summary: Summary) -> None:
     """The last file of a set: only with it is the set whole."""
-    (folder / _SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    checksums = {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+    content = {**asdict(summary), _CHECKSUMS: checksums}
+    content[_OWN] = _checksum_of(content)
+    (folder / _SUMMARY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _open(folder: Path) -> Prepared:
-    summary = Summary.from_json(json.loads((folder / _SUMMARY).read_text(encoding="utf-8")))
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+def _damage(folder: Path) -> Exception | None:
+    try:
+        _open(folder, verify=True)
+    except _BROKEN as error:
+        return error
+    return None
+
+
+def _open(folder: Path, verify: bool) -> Prepared:
+    content = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+    if content.pop(_OWN) != _checksum_of(content):
+        raise ValueError(f"{_SUMMARY} is not as it was written")
+    checksums = content.pop(_CHECKSUMS)
+    if verify:
+        for name, expected in checksums.items():
+            if _checksum(folder / name) != expected:
+                raise ValueError(f"{name} is not as it was written")
+    summary = Summary.from_json(content)
     train = Split(folder / "train", summary.train.files)
     validation = Split(folder / "validation", summary.validation.files) if summary.validation else None
     return Prepared(folder, summary, train, validation)
+
+
+def _checksum(path: Path) -> str:
+    """Of a file that a disk or a copy may have changed: nearly as fast as memory; no guard against intent."""
+    checksum = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
+def _checksum_of(content: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
@@ -191,11 +233,11 @@ def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
 
 
 def _publish(work: Path, folder: Path) -> None:
-    if is_whole(folder):
+    if not _damage(folder):
         return  # another process was faster; the name says that its content is the same
     shutil.rmtree(folder, ignore_errors=True)
     try:
         os.rename(work, folder)
     except OSError:
-        if not is_whole(folder):
+        if _damage(folder):
             raise

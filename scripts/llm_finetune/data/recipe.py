@@ -14,7 +14,7 @@ from llm_finetune.data.records import Schema, recognise
 from llm_finetune.data.sources import Catalog, open_sources
 from llm_finetune.errors import DataError, ModelError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
