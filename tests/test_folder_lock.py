@@ -37,3 +37,32 @@ def test_a_command_that_is_started_twice_runs_once(
     assert done.code == 0
     assert "nothing to do" in done.text
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_two_runs_that_would_quantize_into_one_folder_take_turns(
+    warm: Warm, model_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    quantized = tmp_path / "quantized"
+    values = {
+        **PLAIN,
+        "modelNameOrPath": str(model_folder),
+        "train__dataFile": str(data_file),
+        "doEval": False,
+        "doQuantize": True,
+        "quantize__outputDir": str(quantized),
+        "train__maxSteps": 1,
+    }
+    first = warm.start(
+        ["run", *assignments(**values, train__outputDir=str(tmp_path / "one"))], in_step(1, "waits")
+    )
+    reached(*first)
+    (tmp_path / "link").symlink_to(quantized)  # the same folder by another name
+    other = {"train__outputDir": str(tmp_path / "two"), "quantize__outputDir": str(tmp_path / "link")}
+    hasty = warm.run(["run", *assignments(**{**values, **other}, waitForLostMinutes=0.001)])
+    assert hasty.code == 128
+    assert f"another run works in {quantized}: process {first[0].pid} on " in hasty.text
+    assert "(distributed.quantize.outputDir)" in hasty.text
+    go_on(first[1])
+    assert ended(*first).code == 0
+    assert (quantized / "quantization.json").is_file()
+    assert not list(tmp_path.glob(".*"))

@@ -15,7 +15,7 @@ from llm_finetune.afterwards import finish_alone
 from llm_finetune.distributed import Group, has_bf16, heartbeat
 from llm_finetune.distributed.numa import near_memory
 from llm_finetune.errors import GroupError
-from llm_finetune.folder_lock import locked
+from llm_finetune.folder_lock import locked, locked_beside
 from llm_finetune.inputs import Inputs, fitted_to_memory, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
@@ -24,7 +24,7 @@ from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import check_room, load_tuned, save_model
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.report import results
-from llm_finetune.run_folder import RunFolder, look_for_results, look_into
+from llm_finetune.run_folder import RunFolder, look_for_results, look_into, mend
 from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.batches import StepShape, shape_of
@@ -56,6 +56,10 @@ def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead,
             inputs = gather(settings, group, ahead)
             if group.ranks.is_writer:
                 held.enter_context(locked(output, patience))
+                if settings.do_quantize:
+                    key, quantized = "distributed.quantize.outputDir", Path(settings.quantize.output_dir)
+                    held.enter_context(locked_beside(quantized, patience, key))
+                mend(output)
                 held.enter_context(heartbeat.beating_in(output))
             folder = _found_output(settings, inputs, group, fresh)
             left = _left(wanted, folder)

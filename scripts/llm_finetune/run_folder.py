@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llm_finetune import fingerprint
+from llm_finetune import atomic, fingerprint
 from llm_finetune.checkpoints import folders
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
@@ -119,6 +119,11 @@ def check_keeps(path: Path, base: Path) -> None:
             f"distributed.train.outputDir: {path} holds the base model ({base}), which would give way to the "
             "tuned one; name another folder"
         )
+
+
+def mend(path: Path) -> None:
+    """Ends what a kill interrupted in an output folder that this run holds."""
+    atomic.clear(path, RUN_PATTERNS)
 
 
 def look_into(

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from llm_finetune import signals
 from llm_finetune.distributed import Ranks, allocator, available_cores, heartbeat, launched, share
 from llm_finetune.launcher import launch
+from llm_finetune.launcher.paths import resolved
 from llm_finetune.launcher.tether import tie_to_parent
 from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
@@ -33,7 +34,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     """
     signals.leave_when_told()
     tie_to_parent()
-    settings = loaded.settings
+    settings = resolved(loaded.settings)
     ranks = Ranks.from_environment()
     configure(settings.log_level, ranks.rank)
     processes = ranks.size if launched() else settings.processes_per_worker

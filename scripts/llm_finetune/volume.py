@@ -38,7 +38,7 @@ def writing(
     """
     try:
         free = free_bytes(path)
-        if free is not None and free < needed_bytes:
+        if (free is not None and free < needed_bytes) or lacks_inodes(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except UserError:
@@ -50,16 +50,34 @@ def writing(
         needed = f"{needed_bytes / 1e6:,.1f} MB needed, " if needed_bytes else ""
         raise OutputError(
             f"{path}: cannot be written: {os.strerror(number)}{_elsewhere(error, path)} "
-            f"({needed}{_free(path)}); {kept()}; {REMEDIES.get(number, 'see to the volume')}, and start the "
+            f"({needed}{_free(path)}); {kept()}; {_remedy(number, path)}, and start the "
             "same command again (without --fresh): it goes on from there"
         ) from error
 
 
 def free_bytes(path: Path) -> int | None:
     """Room on the volume where `path` is, or will be; None where the volume does not tell."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    usage = shutil.disk_usage(there)
+    usage = shutil.disk_usage(_there(path))
     return usage.free if usage.total else None
+
+
+def lacks_inodes(path: Path) -> bool:
+    """Whether the volume can take no new file, although it may have room; not every one counts them."""
+    volume = os.statvfs(_there(path))
+    return volume.f_files > 0 and volume.f_favail == 0
+
+
+def mount_points() -> list[Path]:
+    """Where something is mounted, be it a folder of the same volume; nothing where /proc does not tell."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return []
+    # Of a space and the like it has the octal number.
+    places = (
+        re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), line.split()[4]) for line in lines
+    )
+    return [Path(os.fsdecode(place)) for place in places]
 
 
 def held_bytes(folder: Path) -> int:
@@ -89,9 +107,23 @@ def _elsewhere(error: Exception, path: Path) -> str:
     return f": {file}" if isinstance(file, str) and path.parent not in Path(file).parents else ""
 
 
+def _there(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _remedy(number: int, path: Path) -> str:
+    with suppress(OSError):
+        if number == errno.ENOSPC and lacks_inodes(path):
+            return "delete files there, or have the volume made with more inodes"
+    return REMEDIES.get(number, "see to the volume")
+
+
 def _free(path: Path) -> str:
     try:
         free = free_bytes(path)
     except OSError:
         free = None
-    return "free space unknown" if free is None else f"{free / 1e6:,.1f} MB free"
+    told = "free space unknown" if free is None else f"{free / 1e6:,.1f} MB free"
+    with suppress(OSError):
+        told += ", but no inode for a new file" if lacks_inodes(path) else ""
+    return told

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_finetune import atomic
 from llm_finetune.checkpoints import folders, manifest
 from llm_finetune.checkpoints.writing import written_whole
 from llm_finetune.errors import OutputError
@@ -84,8 +85,8 @@ def test_the_newest_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
 
 def test_what_kills_interrupted_is_ended(tmp_path: Path) -> None:
     write(tmp_path, 5)
-    shutil.copytree(tmp_path / "checkpoint-5", folders.aside_of(tmp_path / "checkpoint-6"))
-    (tmp_path / "checkpoint-5").rename(folders.replaced(tmp_path / "checkpoint-5"))
+    shutil.copytree(tmp_path / "checkpoint-5", atomic.aside_of(tmp_path / "checkpoint-6"))
+    (tmp_path / "checkpoint-5").rename(atomic.aside_of(tmp_path / "checkpoint-5", atomic.REPLACED))
     assert folders.newest_whole(tmp_path) == "checkpoint-5"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 

@@ -1,4 +1,4 @@
-"""What a job writes in a pod stays on the volume."""
+"""What a job writes stays where it began to, and in a pod on the volume."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.errors import SettingsError
-from llm_finetune.launcher.paths import check_written
+from llm_finetune.errors import OutputError, SettingsError
+from llm_finetune.launcher.paths import check_written, resolved
 from llm_finetune.settings import Settings, load
 
 
@@ -37,3 +37,16 @@ def test_every_way_out_is_refused_and_all_are_named(tmp_path: Path) -> None:
     ]
     with pytest.raises(SettingsError, match="outside the volume"):
         check_written(writing_to(Path(f"{volume}-other"), volume / "b"), volume)
+
+
+def test_a_link_that_is_turned_meanwhile_takes_nothing_of_the_job_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    settings = resolved(writing_to(tmp_path / "link" / "out", Path("as/it/is")))
+    assert settings.train.output_dir == str(tmp_path / "one" / "out")
+    assert settings.quantize.output_dir == "as/it/is"
+
+
+def test_a_link_that_leads_nowhere_but_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(OutputError, match=r"distributed\.train\.outputDir: .* in a circle"):
+        resolved(writing_to(tmp_path / "link" / "out", tmp_path))

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from llm_finetune import atomic
 from llm_finetune.checkpoints import manifest
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def newest_whole(path: Path) -> str | None:
 
     A broken one is set aside under another name, and the log says what is wrong with it.
     """
-    _mend(path)
+    mend(path)
     for _, folder in sorted(_found(path), reverse=True):
         wrong = manifest.problem(folder)
         if wrong is None:
@@ -52,7 +53,7 @@ def rotate(path: Path, limit: int | None, best: int | None = None) -> None:
     for step in finished[limit or len(finished) :]:
         if step != best:
             # Renamed first: half deleted, it must not look like one that broke.
-            going = aside_of(path / name_of(step))
+            going = atomic.aside_of(path / name_of(step))
             os.replace(path / name_of(step), going)
             shutil.rmtree(going, ignore_errors=True)
 
@@ -63,14 +64,9 @@ def forget_broken(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def aside_of(folder: Path) -> Path:
-    """Where a checkpoint is written, or deleted: no name that anybody reads."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def replaced(folder: Path) -> Path:
-    """Where a checkpoint waits while another of the same step takes its place."""
-    return folder.with_name(f".{folder.name}.replaced")
+def mend(path: Path) -> None:
+    """Ends what a kill interrupted."""
+    atomic.clear(path, ["checkpoint-*"])
 
 
 def _found(path: Path) -> list[tuple[int, Path]]:
@@ -78,15 +74,3 @@ def _found(path: Path) -> list[tuple[int, Path]]:
         (re.fullmatch(r"checkpoint-(\d+)", folder.name), folder) for folder in path.glob("checkpoint-*")
     ]
     return [(int(match[1]), folder) for match, folder in folders if match and folder.is_dir()]
-
-
-def _mend(path: Path) -> None:
-    """Ends what a kill interrupted."""
-    for waiting in path.glob(".checkpoint-*.replaced"):
-        final = path / waiting.name.removeprefix(".").removesuffix(".replaced")
-        if final.exists():
-            shutil.rmtree(waiting, ignore_errors=True)
-        else:
-            os.replace(waiting, final)
-    for partial in path.glob(".checkpoint-*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llm_finetune import atomic
 from llm_finetune.checkpoints import folders, manifest
 from llm_finetune.volume import writing
 
@@ -27,43 +27,18 @@ def written_whole(path: Path, step: int, world_size: int, tensor_bytes: int) -> 
         OutputError: they do not fit on the disk, or cannot be written; earlier checkpoints stay as they are.
     """
     folder = path / folders.name_of(step)
-    aside = folders.aside_of(folder)
+    aside = atomic.aside_of(folder)
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
+        folders.mend(path)  # makes room where a kill left something
         with writing(folder, tensor_bytes + SLACK_BYTES, lambda: _last(path)):
             path.mkdir(parents=True, exist_ok=True)
             aside.mkdir()
             yield aside
             manifest.write(aside, step, world_size)
-            _to_disk(aside)
-            _take_place(aside, folder)
+            # The same step may have been kept before, with less of what followed it.
+            atomic.place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _take_place(aside: Path, folder: Path) -> None:
-    """The same step may have been kept before, with less of what followed it."""
-    waiting = folders.replaced(folder)
-    if folder.exists():
-        os.replace(folder, waiting)
-    os.replace(aside, folder)
-    _sync(folder.parent)
-    shutil.rmtree(waiting, ignore_errors=True)
-
-
-def _to_disk(folder: Path) -> None:
-    """A network file system may tell only now that it has no room."""
-    for file in folder.rglob("*"):
-        _sync(file)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _last(path: Path) -> str:

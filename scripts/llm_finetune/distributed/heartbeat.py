@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_finetune import atomic
 from llm_finetune.distributed.memory import Memory, memory_now
 from llm_finetune.distributed.ranks import Ranks
 
@@ -100,9 +101,8 @@ def _begun(file: Path) -> tuple[threading.Event, threading.Thread]:
 def _take_away(file: Path, over: threading.Event, thread: threading.Thread) -> None:
     over.set()
     thread.join(timeout=1.0)  # a stale volume must not keep the process from ending
-    for path in (file, file.with_suffix(".partial")):
-        with suppress(OSError):  # the volume may be what failed
-            path.unlink(missing_ok=True)
+    with suppress(OSError):  # the volume may be what failed
+        file.unlink(missing_ok=True)
 
 
 def read(file: Path) -> Heartbeat | None:
@@ -123,9 +123,7 @@ def _write_often(file: Path, over: threading.Event) -> None:
             "used_bytes": now.used_bytes,
             "limit_bytes": now.limit_bytes,
         }
-        aside = file.with_suffix(".partial")
         with suppress(OSError):  # a full disk is for the checkpoint to name
-            aside.write_text(json.dumps(content))
-            os.replace(aside, file)
+            atomic.write_text(file, json.dumps(content))
         if over.wait(EVERY_SECONDS):
             return

@@ -1,11 +1,41 @@
-"""Paths out of the settings stay on the volume, links on it followed."""
+"""The folders that the settings have written: where links lead, and that it is on the volume."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
-from llm_finetune.errors import SettingsError
+from llm_finetune.errors import OutputError, SettingsError
 from llm_finetune.settings import Settings
+
+
+def resolved(settings: Settings) -> Settings:
+    """The settings with the folders that links in their paths lead to now.
+
+    So what is locked is what is written, whoever turns a link meanwhile. A path without links stays as it is.
+
+    Raises:
+        OutputError: a link leads nowhere but round in a circle.
+    """
+    train = {"output_dir": _resolved(settings.train.output_dir, "distributed.train.outputDir")}
+    quantize = {"output_dir": _resolved(settings.quantize.output_dir, "distributed.quantize.outputDir")}
+    return settings.model_copy(
+        update={
+            "train": settings.train.model_copy(update=train),
+            "quantize": settings.quantize.model_copy(update=quantize),
+        }
+    )
+
+
+def _resolved(path: str, key: str) -> str:
+    try:
+        os.stat(path)
+    except OSError as error:  # most folders are not there yet
+        if error.errno == errno.ELOOP:
+            raise OutputError(f"{key}: {path}: links lead round in a circle; name another folder") from error
+    real = os.path.realpath(path)
+    return path if real == os.path.abspath(path) else real
 
 
 def check_written(settings: Settings, volume: Path) -> None:
@@ -18,10 +48,10 @@ def check_written(settings: Settings, volume: Path) -> None:
         written["distributed.quantize.outputDir"] = settings.quantize.output_dir
     root = volume.resolve()
     problems = [
-        f"{key}: found {path}, which leads to {Path(path).resolve()}, outside the volume at {volume}; "
+        f"{key}: found {path}, which leads to {real}, outside the volume at {volume}; "
         f"write a folder below {volume}"
         for key, path in written.items()
-        if not Path(path).resolve().is_relative_to(root)
+        if not Path(real := os.path.realpath(path)).is_relative_to(root)
     ]
     if problems:
         raise SettingsError(problems)

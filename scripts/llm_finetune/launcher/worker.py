@@ -18,7 +18,7 @@ from llm_finetune.launcher.last_words import leave_to_kubernetes
 from llm_finetune.launcher.leader import Crew, Leader
 from llm_finetune.launcher.member import Member, StopError
 from llm_finetune.launcher.operator import Place
-from llm_finetune.launcher.paths import check_written
+from llm_finetune.launcher.paths import check_written, resolved
 from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
@@ -70,6 +70,8 @@ def _work(options: Options) -> Ending:
     settings = load_merged(options.settings_file).settings
     configure(settings.log_level, rank=0)
     place = Place.from_environment(options.wait_for_workers)
+    check_written(settings, options.volume)
+    settings = resolved(settings)
     _check(settings, options)
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
     signs = Signs(Path(settings.train.output_dir) / STATE)
@@ -137,7 +139,6 @@ def was_killed(number: int) -> None:
 def _check(settings: Settings, options: Options) -> None:
     """What can be known before anything heavy loads and before a peer is asked."""
     check_machine(settings, options.wait_for_workers * settings.processes_per_worker)
-    check_written(settings, options.volume)
     if not Path(settings.script).is_file():
         raise SettingsError(
             f"distributed.script: there is no file {settings.script} in this image; "

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_finetune import atomic
 from llm_finetune.model.adapters import load_adapter
 from llm_finetune.model.base import load_weights
 from llm_finetune.volume import writing
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Whoever loads the folder looks for these first, so they arrive last.
 ENTRY_FILES = ("config.json", "adapter_config.json")
+MODEL = "model"  # what is on its way
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -26,10 +28,11 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     Raises:
         OutputError: they cannot be written.
     """
-    aside = folder / ".saving"
+    aside = atomic.aside_of(folder / MODEL)
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
+        atomic.clear(folder, [MODEL])  # makes room where a kill left it
         with writing(folder, weight_bytes(model), lambda: "what checkpoints hold is kept"):
+            aside.mkdir()
             save_weights(model, aside)
             tokenizer.save_pretrained(aside)
             for file in sorted(aside.iterdir(), key=lambda file: (file.name in ENTRY_FILES, file.name)):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llm_finetune import atomic
 from llm_finetune.errors import OutputError
-from llm_finetune.volume import writing
+from llm_finetune.folder_lock import locked_beside
+from llm_finetune.volume import mount_points, writing
 
 # Beside the weights: what a model needs to be asked and answered.
 COPIED = (
@@ -30,6 +34,8 @@ COPIED = (
 def whole_folder(folder: Path, size_bytes: int, replaces: str | None = None) -> Iterator[Path]:
     """Gives a folder aside to write into; once the block is done it takes the place of `folder`.
 
+    Two at once would each undo what the other did: the second is refused.
+
     Args:
         size_bytes: about what will be written.
         replaces: a file that only folders of the same kind hold; one that holds it gives way. None: `folder`
@@ -37,38 +43,53 @@ def whole_folder(folder: Path, size_bytes: int, replaces: str | None = None) -> 
 
     Raises:
         OutputError: `folder` holds something else, or cannot be written.
+        GroupError: another run replaces it right now.
     """
-    check_replaceable(folder, replaces)
-    folder = folder.resolve()  # what a link leads to is replaced, not the link
-    aside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
-    try:
-        shutil.rmtree(aside, ignore_errors=True)  # makes room where a kill left it
-        with writing(folder, size_bytes, lambda: "the model that it is made from is kept"):
-            aside.mkdir(parents=True)
-            yield aside
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(aside, folder)
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    folder = Path(os.path.realpath(folder))  # what a link leads to is replaced, not the link
+    aside = atomic.aside_of(folder)
+    with locked_beside(folder, 0, "the model's folder"):
+        try:
+            atomic.clear(folder.parent, [glob.escape(folder.name)])  # makes room where a kill left something
+            check_replaceable(folder, replaces)  # which a kill may have put aside
+            with writing(folder, size_bytes, lambda: "the model that it is made from is kept"):
+                aside.mkdir()
+                yield aside
+                atomic.place(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_replaceable(folder: Path, replaces: str | None = None) -> None:
     """Raises OutputError where `whole_folder` would not replace what is there, or could not write."""
+    folder = Path(os.path.realpath(folder))
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; name a folder")
     held = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
     if held and not (replaces and replaces in held):
         raise OutputError(f"{folder}: already holds {held[0]}; name a folder that is empty or not there yet")
-    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    there = next(parent for parent in folder.parents if parent.exists())
+    if within := [point for point in mount_points() if point.is_relative_to(folder)]:
+        raise OutputError(
+            f"{folder}: {within[0]} is a mount point, which no folder can take the place of once it is "
+            f"whole; name a folder in it, such as {folder / 'model'}"
+        )
+    if folder.is_dir() and _is_guarded(folder, there):
+        raise OutputError(
+            f"{folder}: is another user's, in {there}, whose sticky bit lets nobody else replace it; name "
+            "another folder"
+        )
     try:
         # Permissions alone do not tell: the file system may be read-only or full.
         with tempfile.NamedTemporaryFile(dir=there, prefix=".writable-"):
             pass
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written, since {there} cannot ({error.strerror})") from error
+
+
+def _is_guarded(folder: Path, parent: Path) -> bool:
+    """Whether the sticky bit of its parent keeps this user from renaming the folder."""
+    guards, me = parent.stat(), os.geteuid()
+    return bool(guards.st_mode & stat.S_ISVTX) and me not in {0, guards.st_uid, folder.stat().st_uid}
 
 
 def copy_companions(folders: list[Path], output: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llm_finetune import atomic
 from llm_finetune.volume import writing
 
 TRAIN = "train_results.json"
@@ -25,7 +25,7 @@ LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accel
 
 def write_json(file: Path, content: Any) -> None:
     """Writes the file whole or not at all. Raises OSError where it cannot."""
-    _write(file, _as_text(content))
+    atomic.write_text(file, _as_text(content))
 
 
 def write_result(file: Path, content: Any) -> None:
@@ -36,21 +36,11 @@ def write_result(file: Path, content: Any) -> None:
 def write_page(file: Path, text: str) -> None:
     """The same for a text."""
     with writing(file, len(text)):
-        _write(file, text)
+        atomic.write_text(file, text)
 
 
 def _as_text(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.partial")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, file)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
