@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.fingerprint import Deciding
@@ -29,6 +29,8 @@ def finish_alone(settings: Settings, inputs: Inputs, folder: RunFolder, left: di
     """
     for stage, work in {"quantize": _quantize, "benchmark": _benchmark}.items():
         if stage in left:
+            # Whatever an earlier stage drew, or none did, this one draws the same numbers.
+            set_seed(settings.train.seed)
             work(settings, inputs, folder.path)
             folder.finish(stage, left[stage])
     write_report(folder.path)

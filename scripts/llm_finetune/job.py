@@ -49,6 +49,9 @@ def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead,
     if not wanted:
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
+    if settings.train.use_ipex and extension.is_installed():
+        # For good, so before any stage: one that comes later, or alone in a process, computes with them too.
+        log.info("using the kernels of the Intel extension %s", extension.register_kernels())
     patience = settings.wait_for_lost_minutes * 60
     output = Path(settings.train.output_dir)
     with ExitStack() as held:
@@ -151,6 +154,8 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
     else:
         # Trained by an earlier round of this run, or by another job.
         tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
+        if tuned and settings.do_train:
+            _quicken_as_trained(tuned, model, settings)
     tuned_judged = _judged("tuned", tuned, settings, inputs, precision, group) if tuned else None
     if group.ranks.is_writer and settings.do_eval:
         write_results(folder.path, base_judged, tuned_judged)
@@ -190,6 +195,16 @@ def _trained(
         checkpoint=folder.path / folder.checkpoint if folder.checkpoint else None,
     )
     return model, training
+
+
+def _quicken_as_trained(tuned: torch.nn.Module, model: torch.nn.Module, settings: Settings) -> None:
+    """What judges the model takes the same steps as in the process that trained it, to the last digit."""
+    if not _on_cpu(settings):
+        tuned.to("cuda")
+    elif settings.train.use_lora:
+        quicken_adapters(tuned, settings.train.speed.adapters)
+    elif tuned is not model:
+        _quicken(tuned, settings)
 
 
 def _write_tuned(
@@ -253,18 +268,20 @@ def _precision(settings: Settings, group: Group) -> Precision:
 def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torch.nn.Module:
     """The base model on its device, proved to keep the records of a row apart."""
     train_settings = settings.train
-    if train_settings.use_ipex and extension.is_installed():
-        log.info("using the kernels of the Intel extension %s", extension.register_kernels())
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
     model: torch.nn.Module = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
     if train_settings.dataset_concatenation:
         check_isolation(model, inputs.config.get_text_config().vocab_size)
     if not _on_cpu(settings):
         return model.to("cuda")
-    speed = train_settings.speed
+    _quicken(model, settings)
+    return model
+
+
+def _quicken(model: torch.nn.Module, settings: Settings) -> None:
+    speed = settings.train.speed
     switches = Switches(speed.attention, speed.head, speed.layers)
     quicken(model, switches, partial(label_log_probs, model), ignored=IGNORED)
-    return model
 
 
 def _on_cpu(settings: Settings) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,12 +87,25 @@ def put_on(model: torch.nn.Module, config: PeftConfig, **options: bool) -> PeftM
     To look, peft imports all of that package: seconds, warnings, and a folder in the working directory.
     """
     from peft import get_peft_model
+
+    with _without_neural_compressor():
+        return get_peft_model(model, config, **options)
+
+
+@contextmanager
+def _without_neural_compressor() -> Iterator[None]:
+    """peft thinks so while the body runs."""
     from peft.tuners.lora import inc
     from peft.utils import quantization_utils
 
-    for module in (inc, quantization_utils):
+    looks = [(module, module.is_inc_available) for module in (inc, quantization_utils)]
+    for module, _ in looks:
         module.is_inc_available = lambda: False
-    return get_peft_model(model, config, **options)
+    try:
+        yield
+    finally:
+        for module, look in looks:
+            module.is_inc_available = look
 
 
 def read_config(folder: Path) -> PeftConfig:

@@ -173,8 +173,10 @@ def _ends_with_head(model: Any, head: torch.nn.Module) -> bool:
     large = torch.linspace(-60, 60, vocab_size, dtype=model.dtype).view(1, 1, -1)
     handle = head.register_forward_hook(lambda layer, inputs, output: large)
     with torch.no_grad(), on_trial(model, training=False):
-        logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
-    handle.remove()
+        try:
+            logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
+        finally:
+            handle.remove()
     return torch.equal(logits, large)
 
 

@@ -1,15 +1,14 @@
 """Norms, rotary embeddings and gated feed-forward layers as single passes, where kernels are compiled.
 
 A model's own layer is replaced only after it and the pass have given the same on random numbers: so a class
-that merely has a known name stays as it is.
+that merely has a known name stays as it is. All that is replaced is the model's own and goes with it: another
+model of this process, such as the one that is quantized after the training, has what transformers gave it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import wraps
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from llm_finetune.model.fast.kernels import Kernels, kernels, takes
 
 TOLERANCE = 1e-5
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+_ROTARY = "apply_rotary_pos_emb"
 
 
 def install(model: torch.nn.Module) -> dict[str, int]:
@@ -45,13 +45,16 @@ def install(model: torch.nn.Module) -> dict[str, int]:
             if gelu is not None:
                 layer.forward = MethodType(_gated_forward(native, gelu), layer)
                 counts["gates"] += 1
-        if hasattr(module := sys.modules[kind.__module__], "apply_rotary_pos_emb"):
-            counts["rotary"] += once(module, _replace_rotary, module)
+        elif _ROTARY in getattr(getattr(kind.forward, "__code__", None), "co_names", ()):
+            forward = once(kind.forward, _rotary_forward, kind.forward)
+            if forward is not None:
+                layer.forward = MethodType(forward, layer)
+                counts["rotary"] += 1
     return counts
 
 
 def remove(model: torch.nn.Module) -> None:
-    """Gives the layers their own forward passes back; the rotary function stays, equal as it is."""
+    """Gives the layers their own forward passes back."""
     for layer in model.modules():
         if getattr(layer.__dict__.get("forward"), "__module__", "") == __name__:
             del layer.__dict__["forward"]
@@ -204,13 +207,16 @@ def _rotated(
     return result.transpose(1, 2)
 
 
-def _replace_rotary(native: Kernels, module: Any) -> bool:
-    """Puts the pass beneath the module's own function; False where they differ."""
-    plain = module.apply_rotary_pos_emb
-    if hasattr(plain, "__wrapped__"):
-        return True
+def _rotary_forward(native: Kernels, forward: Any) -> FunctionType | None:
+    """An attention layer's forward pass that rotates by the pass; None where the rotations differ.
 
-    @wraps(plain)
+    The layer calls transformers' function by its name, which other models of this process call as well: so it
+    is this copy of the forward pass that knows another function by that name.
+    """
+    plain = forward.__globals__.get(_ROTARY)
+    if plain is None:
+        return None
+
     def rotary(
         q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any
     ) -> Any:
@@ -226,8 +232,12 @@ def _replace_rotary(native: Kernels, module: Any) -> bool:
     try:
         expected, found = plain(q, k, cos, sin), rotary(q, k, cos, sin)
     except (TypeError, ValueError, RuntimeError):
-        return False  # a function of the same name with other arguments
+        return None  # a function of the same name with other arguments
     if not all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(expected, found, strict=True)):
-        return False
-    module.apply_rotary_pos_emb = rotary
-    return True
+        return None
+    names = {**forward.__globals__, _ROTARY: rotary, "__name__": __name__}
+    rotated = FunctionType(
+        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    rotated.__kwdefaults__ = forward.__kwdefaults__
+    return rotated
