@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from llm_finetune.data.preview import Preview, preview
-from llm_finetune.inputs import describe_model, lora_plan
+from llm_finetune.inputs import describe_model, fitted_to_model, lora_plan
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.settings import Settings
@@ -30,8 +30,9 @@ def check_job(settings: Settings) -> str:
     config, tokenizer = describe_model(settings, folder)
     lines = [f"model    {name}: {_model(settings, config)}"]
     if settings.train.data_file or settings.train.dataset_name:
-        seen = preview(plan(settings), tokenizer, batch_size=settings.train.per_device_batch_size)
-        lines += [*_data(seen, settings), "", *_examples(seen)]
+        fitted = fitted_to_model(settings, config)
+        seen = preview(plan(fitted), tokenizer, batch_size=settings.train.per_device_batch_size)
+        lines += [*_data(seen, fitted), "", *_examples(seen)]
     lines.append(f"\nAll is right; results would go to {Path(settings.train.output_dir).absolute()}")
     return "\n".join(lines)
 
@@ -61,7 +62,7 @@ def _data(seen: Preview, settings: Settings) -> list[str]:
         f"{saved:.0%} fewer positions"
     )
     if not settings.train.dataset_concatenation:
-        packing += " (train.datasetConcatenation is false)"
+        packing += " (but each record has a row of its own)"
     return [
         f"data     {seen.data_type}, {checked}; validation: {validation}",
         f"prompts  {seen.prompt_format}: {seen.prompt_format_reason}",

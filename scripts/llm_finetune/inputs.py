@@ -13,6 +13,7 @@ from llm_finetune.distributed import Group
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
+from llm_finetune.model.isolation import keeps_apart
 from llm_finetune.model.precision import Precision
 from llm_finetune.model.rotary import check_lengths_apart
 from llm_finetune.run_folder import check_keeps
@@ -33,12 +34,14 @@ class Inputs:
     Attributes:
         folder: the base model's files.
         prepared: the rows, memory-mapped; None where the settings name no records.
+        packed: several records share a row.
     """
 
     folder: Path
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     prepared: Prepared | None
+    packed: bool
 
     @property
     def pad_id(self) -> int:
@@ -61,13 +64,20 @@ def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
     folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
     config, tokenizer = describe_model(settings, folder)
     if not (settings.train.data_file or settings.train.dataset_name):
-        return Inputs(folder, config, tokenizer, None)
-    rows = Path(group.once("data", lambda: str(ahead() or prepare_data(settings, tokenizer)), deadline))
+        return Inputs(folder, config, tokenizer, None, packed=False)
+    fitted = fitted_to_model(settings, config)
+
+    def prepared_once() -> str:
+        # What was prepared ahead of the model may have rows that it cannot take.
+        made = ahead() if fitted is settings else None
+        return str(made or prepare_data(fitted, tokenizer))
+
+    rows = Path(group.once("data", prepared_once, deadline))
     # Rank 0 has just read every byte. Another machine may see another folder: one rank there reads it too.
     prepared = open_prepared(rows, verify=group.ranks.local_rank == 0 and not group.ranks.is_writer)
     for line in told(prepared.summary):
         log.info("%s", line)
-    return Inputs(folder, config, tokenizer, prepared)
+    return Inputs(folder, config, tokenizer, prepared, fitted.train.dataset_concatenation)
 
 
 def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
@@ -87,6 +97,20 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
         shares_of_cores(settings.benchmark)
         check_context(settings.benchmark.prompt_tokens, context_length(outline))
     return config, tokenizer
+
+
+def fitted_to_model(settings: Settings, config: PretrainedConfig) -> Settings:
+    """The settings, with a row for each record where the model would mix those that share one."""
+    train, trust = settings.train, settings.trust_remote_code
+    if not train.dataset_concatenation or keeps_apart(config, train.max_seq_length, trust):
+        return settings
+    log.warning(
+        "distributed.train.datasetConcatenation: a model of type %s lets records of one row see each other: "
+        "each record gets a row of its own, as with false",
+        config.model_type,
+    )
+    alone = train.model_copy(update={"dataset_concatenation": False})
+    return settings.model_copy(update={"train": alone})
 
 
 def fitted_to_memory(settings: Settings, inputs: Inputs, precision: Precision, processes: int) -> Settings:

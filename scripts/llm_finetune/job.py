@@ -267,10 +267,9 @@ def _precision(settings: Settings, group: Group) -> Precision:
 
 def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torch.nn.Module:
     """The base model on its device, proved to keep the records of a row apart."""
-    train_settings = settings.train
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
     model: torch.nn.Module = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
-    if train_settings.dataset_concatenation:
+    if inputs.packed:
         check_isolation(model, inputs.config.get_text_config().vocab_size)
     if not _on_cpu(settings):
         return model.to("cuda")

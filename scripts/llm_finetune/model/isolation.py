@@ -7,16 +7,40 @@ row without a word. Two short records, together and apart, tell, as in evaluatio
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from llm_finetune.errors import ModelError
 from llm_finetune.model.trial import on_trial
+from llm_finetune.model.twin import twin
 
-# Above any rounding of bf16 in a few layers, far below what a leak changes.
-TOLERANCE = 0.05
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Above any rounding in a few layers, far below what a leak changes.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 
 
-@torch.no_grad()
+def keeps_apart(config: PretrainedConfig, max_length: int, trust_remote_code: bool) -> bool:
+    """Whether records may share a row of this model, told before its weights are read, by a small twin.
+
+    True also where no twin can be made: then the model itself tells.
+
+    Args:
+        max_length: positions of a row.
+    """
+    chunk = getattr(config.get_text_config(), "attention_chunk_size", None)
+    if chunk and max_length > chunk:
+        return False  # attention is cut at the row's positions, not at the record's
+    try:
+        small = twin(config, trust_remote_code)
+        difference = _difference(small, small.config.get_text_config().vocab_size)
+    except Exception:  # whatever a model's own code raises at sizes that it was not made for
+        return True
+    return not difference > TOLERANCES[torch.float32]
+
+
 def check_isolation(model: torch.nn.Module, vocab_size: int) -> None:
     """Raises ModelError where outputs change with what stands before a record in its row, or are no numbers.
 
@@ -24,26 +48,30 @@ def check_isolation(model: torch.nn.Module, vocab_size: int) -> None:
         model: takes input_ids and position_ids of shape (rows, positions).
         vocab_size: token ids are drawn from below it.
     """
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randint(0, vocab_size, (2, 1, 12), generator=generator)
-    positions = torch.arange(12).unsqueeze(0)
-    row, row_positions = torch.cat([first, second], dim=1), torch.cat([positions, positions], dim=1)
-    for training in (False, True):
-        with on_trial(model, training=training):
-            together = model(input_ids=row, position_ids=row_positions, use_cache=False).logits[:, 12:]
-            apart = model(input_ids=second, position_ids=positions, use_cache=False).logits
-        _check_equal(together, apart)
-
-
-def _check_equal(together: torch.Tensor, apart: torch.Tensor) -> None:
-    if not apart.isfinite().all():
+    difference = _difference(model, vocab_size)
+    if difference != difference:
         raise ModelError(
             "the base model's outputs are no numbers (nan, or infinite): its weights are broken; download or "
             "convert it again"
         )
-    difference = (together.float() - apart.float()).norm() / apart.float().norm()
-    if not difference <= TOLERANCE:
+    if not difference <= TOLERANCES.get(next(model.parameters()).dtype, 0.05):
         raise ModelError(
             "distributed.train.datasetConcatenation: this model lets records of one row see each other "
             f"(outputs differ by {difference:.1%}); set it to false"
         )
+
+
+@torch.no_grad()
+def _difference(model: Any, vocab_size: int) -> float:
+    """By how much, relative, a record's outputs change with one before it; nan where they are no numbers."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(0, vocab_size, (2, 1, 12), generator=generator)
+    positions = torch.arange(12).unsqueeze(0)
+    row, row_positions = torch.cat([first, second], dim=1), torch.cat([positions, positions], dim=1)
+    differences = []
+    for training in (False, True):
+        with on_trial(model, training=training):
+            together = model(input_ids=row, position_ids=row_positions, use_cache=False).logits[:, 12:]
+            apart = model(input_ids=second, position_ids=positions, use_cache=False).logits
+        differences.append(float((together.double() - apart.double()).norm() / apart.double().norm()))
+    return max(differences)

@@ -109,7 +109,9 @@ class TrainSettings(Section):
         "auto",
         "Records over maxSeqLength: cut the prompt's left, split, or refuse; auto: split text, cut others.",
     )
-    dataset_concatenation: bool = key(flag(), True, "Pack several whole records into one sequence.")
+    dataset_concatenation: bool = key(
+        flag(), True, "Pack several whole records into one sequence, where the model keeps them apart."
+    )
     use_fast_tokenizer: bool = key(
         flag(), False, "Kept for older files: every tokenizer is a fast one, true and false mean the same."
     )

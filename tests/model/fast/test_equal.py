@@ -277,3 +277,12 @@ def test_a_batch_without_a_label_gives_none() -> None:
     log_probs = label_log_probs(model, empty, torch.arange(2).unsqueeze(0), torch.full_like(empty, IGNORED))
     assert log_probs.shape == (0,)
     log_probs.sum().backward()
+
+
+def test_attention_that_cannot_be_replaced_is_not_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=4))
+    with caplog.at_level("INFO"):
+        made_fast(model.eval())
+    assert "the model's own attention (its code has one of its own)" in caplog.text

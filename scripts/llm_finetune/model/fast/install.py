@@ -150,6 +150,8 @@ def _attention(model: Any) -> Callable[[], None]:
     before = model.config._attn_implementation
     attention.register()
     model.set_attn_implementation(attention.NAME)
+    if model.config._attn_implementation != attention.NAME:
+        raise _RefusedError("its code has one of its own")
     return lambda: model.set_attn_implementation(before)
 
 
