@@ -15,8 +15,10 @@ from llm_finetune.checkpoints.writing import written_whole
 from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import GroupError, OutputError
 from llm_finetune.folder_lock import locked
+from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.model.whole_folder import check_replaceable, whole_folder
 from llm_finetune.report.results import write_json, write_page
+from llm_finetune.run_folder import mend
 
 KIND = "quantization.json"
 
@@ -124,6 +126,26 @@ def test_no_link_that_stands_in_the_way_is_followed(kind: str, name: str, tmp_pa
     file = victim if kind == "file" else victim / "file"
     assert file.read_text() == "my keys\n"
     assert kind == "file" or [path.name for path in victim.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["runs", "previous", ".previous"])
+def test_no_folder_that_a_run_fills_is_a_link(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=f"{name}: a link"):
+        mend(tmp_path)
+
+
+def test_the_output_of_ranks_goes_to_files_of_their_own(tmp_path: Path) -> None:
+    logs, keys = RankLogs(tmp_path / "round-1", terminal=False), tmp_path / "keys"
+    keys.write_text("my keys\n")
+    (tmp_path / "round-1").mkdir()
+    (tmp_path / "round-1" / "rank-0.err.log").symlink_to(keys)
+    for file in logs.reify({0: {"RANK": "0"}}).stderrs.values():
+        Path(file).write_text("said")
+    assert keys.read_text() == "my keys\n"
+    (tmp_path / "round-2").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="round-2: a link"):
+        RankLogs(tmp_path / "round-2", terminal=False).reify({0: {"RANK": "0"}})
 
 
 def test_no_second_name_of_a_file_is_taken_for_the_lock(tmp_path: Path) -> None:

@@ -64,6 +64,24 @@ def open_own(file: Path) -> int:
     return descriptor
 
 
+def own_folder(path: Path) -> None:
+    """Makes a folder of our own at a name that others know, where there is none.
+
+    Raises:
+        OutputError: what stands there is a link: no run leaves one.
+        OSError: it cannot be made.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise OutputError(f"{path}: a link to {os.readlink(path)}, which no run puts there; delete it")
+
+
+def fresh_file(file: Path) -> None:
+    """An empty file at a name that others know, in place of whatever stood there."""
+    file.unlink(missing_ok=True)
+    file.touch(exist_ok=False)
+
+
 def place(aside: Path, folder: Path) -> None:
     """Puts the folder that was written aside in its place; what stood there goes once it is on the disk."""
     _to_disk(aside)

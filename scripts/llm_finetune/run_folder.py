@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PREVIOUS = "previous"
 GOING = ".previous"  # while it is being filled
 KEPT = "not-of-a-run"
+CURVES = "runs"  # as TensorBoard has them
 # What says that a stage was done, beside the word of run.json; after the first, what need not be there.
 RESULTS = {
     "train": (results.TRAIN, results.HISTORY),
@@ -52,7 +53,7 @@ RUN_PATTERNS = (
     "prompt.json",
     "report.html",
     "run.json",
-    "runs",
+    CURVES,
 )
 
 
@@ -122,8 +123,15 @@ def check_keeps(path: Path, base: Path) -> None:
 
 
 def mend(path: Path) -> None:
-    """Ends what a kill interrupted in an output folder that this run holds."""
+    """Ends what a kill interrupted in an output folder that this run holds.
+
+    Raises:
+        OutputError: a folder in it that a run writes into is a link.
+    """
     atomic.clear(path, RUN_PATTERNS)
+    for name in (PREVIOUS, GOING, CURVES):
+        if (path / name).is_symlink():
+            raise OutputError(f"{path / name}: a link, into which this run would write; delete it")
 
 
 def look_into(

@@ -34,6 +34,6 @@ def merge(
         for weight in tuned.weights():
             writer.add(weight.name, weight.tensor.to(weight.dtype))
         writer.finish()
-        copy_companions([tuned.folder, tuned.own_files], aside)
+        copy_companions([tuned.folder, tuned.own_files], aside, code=trust_remote_code)
         tuned.config.save_pretrained(aside)
     return writer.size_bytes

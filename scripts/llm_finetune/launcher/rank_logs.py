@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
+from llm_finetune import atomic
 from llm_finetune.volume import writing
 
 OUT, ERR = "out", "err"
@@ -32,9 +33,12 @@ class RankLogs(LogsSpecs):
         return str(self._folder)
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        with writing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
         self._ranks = {local: int(env["RANK"]) for local, env in envs.items()}
+        with writing(self._folder):
+            atomic.own_folder(self._folder)
+            for local in envs:
+                for end in (OUT, ERR):
+                    atomic.fresh_file(self._file(local, end))
         outs, errs = ({local: str(self._file(local, end)) for local in envs} for end in (OUT, ERR))
         failures = {local: f"{self._words.name}/rank-{rank}.json" for local, rank in self._ranks.items()}
         for local, env in envs.items():

@@ -9,6 +9,8 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llm_finetune import atomic
+from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.distributed import available_cores, share
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.launcher import preload
@@ -30,6 +32,7 @@ from llm_finetune.settings import Settings, load_merged
 from llm_finetune.volume import writing
 
 STATE = ".launcher"  # what outlives a pod, within outputDir
+LOGS = "logs"
 NOTE_SECONDS = 5.0  # for the leader to write down that its own worker leaves, or to say that all is done
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, opti
     from llm_finetune.launcher.rank_logs import RankLogs
 
     command = [settings.script, "run", "--settings", str(options.settings_file)]
-    folder = Path(settings.train.output_dir) / "logs" / f"round-{this.number}"
+    folder = Path(settings.train.output_dir) / LOGS / f"round-{this.number}"
     try:
         with signs.of_ranks(member.name):
             ending = run_round(
@@ -144,9 +147,11 @@ def _check(settings: Settings, options: Options) -> None:
             f"distributed.script: there is no file {settings.script} in this image; "
             "use the project's image, or name the script that yours has"
         )
-    state = Path(settings.train.output_dir) / STATE
-    with writing(state):
-        state.mkdir(parents=True, exist_ok=True)
+    for name in (STATE, LOGS):
+        folder = Path(settings.train.output_dir) / name
+        with writing(folder):
+            atomic.own_folder(folder)
+    remove_abandoned((Path(settings.train.output_dir) / STATE).glob(f".*.{atomic.PARTIAL}"))
 
 
 def _leader(settings: Settings, options: Options, place: Place, digest: str, signs: Signs) -> Leader:

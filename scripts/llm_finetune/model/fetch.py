@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from llm_finetune.errors import ModelError
+from llm_finetune.links import leading_out, leads_out
 from llm_finetune.model.download import download
 
 # Small files first: with these alone, settings and data can be checked before gigabytes are fetched.
 DESCRIPTION_FILES = ["*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]
 WEIGHT_FILES = ["*.safetensors"]
 CODE_FILES = ["*.py"]
+INDEX = "model.safetensors.index.json"
 
 
 SETTING = "distributed.modelNameOrPath"
@@ -49,6 +52,35 @@ def looks_like_a_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
+def check_links(folder: Path) -> None:
+    """Raises ModelError where files of a model folder are links to what is none of the model's."""
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and not file.exists():
+            raise ModelError(f"{file}: a link that leads nowhere; download or copy the model again")
+    for file, target in leading_out(folder):
+        raise ModelError(
+            f"{file}: a link that leads out of the model's folder, to {target}, which would go into what is "
+            "trained and published; copy that file here in its place"
+        )
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """For each weight the name of its file. Raises ModelError where the index does not say so."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(file, str) for file in weight_map.values()):
+            raise TypeError("a file's name that is no text")
+        for file in {*weight_map.values()}:
+            if leads_out(index.parent / file, index.parent):
+                raise ValueError(f"{file}, which is no file of this folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{index}: found {error!r}, expected weight_map, which names the file of each weight: fetch the "
+            "model again"
+        ) from error
+    return dict(weight_map)
+
+
 def _checked(folder: Path, weights: bool) -> Path:
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
@@ -56,9 +88,7 @@ def _checked(folder: Path, weights: bool) -> Path:
         if (folder / "adapter_config.json").is_file():
             hint = " (an adapter is not a base model: name its base)"
         raise ModelError(f"{folder}: no config.json in this model folder{hint}; it holds {found}")
-    for file in sorted(folder.iterdir()):
-        if file.is_symlink() and not file.exists():
-            raise ModelError(f"{file}: a link that leads nowhere; download or copy the model again")
+    check_links(folder)
     if weights and not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         why = "only pickled weights, which could run code when they are read" if pickled else "no weights"
@@ -66,4 +96,6 @@ def _checked(folder: Path, weights: bool) -> Path:
             f"{folder}: {why}; expected *.safetensors"
             + ("; choose a revision that has them, or convert the model once" if pickled else "")
         )
+    if weights and (folder / INDEX).is_file():
+        read_index(folder / INDEX)
     return folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm_finetune.distributed import has_bf16
 from llm_finetune.errors import ModelError
 from llm_finetune.model import adapters, base
-from llm_finetune.model.fetch import fetch
+from llm_finetune.model.fetch import check_links, fetch
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,6 +43,7 @@ def kind_of(folder: Path) -> Kind:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; expected one with a model or an adapter in it")
+    check_links(folder)
     if (folder / QUANTIZATION).is_file():
         return "quantized"
     if (folder / ADAPTER_CONFIG).is_file():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llm_finetune import atomic
 from llm_finetune.model.adapters import load_adapter
 from llm_finetune.model.base import load_weights
+from llm_finetune.model.fetch import check_links
 from llm_finetune.volume import writing
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def load_tuned(
     Raises:
         ModelError: what it holds is broken, or an adapter of another base.
     """
+    if folder.is_dir():
+        check_links(folder)
     if (folder / "adapter_config.json").is_file():
         return load_adapter(model, folder)
     if (folder / "config.json").is_file():

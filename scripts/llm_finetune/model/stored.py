@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model.fetch import INDEX, read_index
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 1_000_000_000
 
 
@@ -110,24 +110,11 @@ class ShardWriter:
         return self.folder / f".shard-{number}"
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not all(isinstance(file, str) for file in weight_map.values()):
-            raise TypeError("a file's name that is no text")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(
-            f"{index}: found {error!r}, expected weight_map, which names the file of each weight: fetch the "
-            "model again"
-        ) from error
-    return dict(weight_map)
-
-
 def _files_of_weights(folder: Path) -> dict[str, str]:
     """For each weight the name of its file."""
     index = folder / INDEX
     if index.is_file():
-        weight_map = _weight_map(index)
+        weight_map = read_index(index)
         missing = sorted({file for file in weight_map.values() if not (folder / file).is_file()})
         if missing:
             raise ModelError(

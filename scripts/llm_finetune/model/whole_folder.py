@@ -26,8 +26,8 @@ COPIED = (
     "chat_template*",
     "generation_config.json",
     "prompt.json",
-    "*.py",
 )
+CODE = "*.py"
 
 
 @contextmanager
@@ -92,10 +92,14 @@ def _is_guarded(folder: Path, parent: Path) -> bool:
     return bool(guards.st_mode & stat.S_ISVTX) and me not in {0, guards.st_uid, folder.stat().st_uid}
 
 
-def copy_companions(folders: list[Path], output: Path) -> None:
-    """Copies tokenizer, chat template, generation settings and the like; a later folder's files win."""
+def copy_companions(folders: list[Path], output: Path, *, code: bool) -> None:
+    """Copies tokenizer, chat template, generation settings and the like; a later folder's files win.
+
+    Args:
+        code: also Python files, which nobody shall get who did not trust them himself.
+    """
     for folder in folders:
-        for pattern in COPIED:
+        for pattern in (*COPIED, CODE) if code else COPIED:
             for file in folder.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, output / file.name)

@@ -98,7 +98,7 @@ def quantize(
         writer = ShardWriter(aside)
         _write_weights(writer, tuned, layers, scheme, _results(algorithm, tuned, scheme, texts))
         writer.finish()
-        copy_companions([tuned.folder, tuned.own_files], aside)
+        copy_companions([tuned.folder, tuned.own_files], aside, code=tuned.trust_remote_code)
         tuned.config.save_pretrained(aside)
         name = "sym" if scheme.symmetric else "asym"
         Description(algorithm, scheme.bits, scheme.group_size, name, tuple(sorted(layers))).write(aside)
