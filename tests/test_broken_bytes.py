@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 
 from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
@@ -20,6 +21,7 @@ from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.asking import Asking
 from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
+from llm_finetune.generation.decoding import decode
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.folder import load_folder
@@ -273,6 +275,29 @@ def test_any_value_in_quantization_json(quantized: Path, data: st.DataObject) ->
     above[key] = data.draw(JSON)
     with holding(file, json.dumps(content).encode()), right_or(ModelError, str(quantized)):
         load_quantized(quantized)
+
+
+@given(data=st.data())
+@ANY
+def test_any_tensor_in_a_quantized_folder(quantized: Path, data: st.DataObject) -> None:
+    """What is read answers as well: with numbers, or with one error."""
+    file = quantized / "model.safetensors"
+    tensors = load_file(file)
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    found = tensors.pop(name)
+    if data.draw(st.booleans()):
+        shape = data.draw(st.just(tuple(found.shape)) | st.lists(st.integers(0, 9), max_size=3).map(tuple))
+        value = data.draw(st.sampled_from([0, 1, -1, 255, 1e30, float("nan"), float("inf")]))
+        dtype = data.draw(
+            st.sampled_from([found.dtype, torch.bool, torch.int64, torch.float16, torch.float64])
+        )
+        other = data.draw(
+            st.just(name) | st.sampled_from(["lm_head.bias", "model.layers.0.x", name + ".weight"])
+        )
+        tensors[other] = torch.full(shape, value, dtype=torch.float64).to(dtype)
+    with holding(file, save(tensors, {"format": "pt"})), right_or(ModelError, ""):
+        model = load_quantized(quantized)
+        next(decode(model, [[1, 5, 9]], max_new_tokens=1))
 
 
 @given(content=BYTES | JSON.map(lambda value: json.dumps({"weight_map": value}).encode()))

@@ -65,7 +65,8 @@ def decode(
         One list a step with an entry a prompt: its token, or None once it has ended.
 
     Raises:
-        ModelError: at once, where a prompt leaves no room in the model's context.
+        ModelError: at once, where a prompt leaves no room in the model's context; or on the way, where the
+            model's outputs are no numbers.
     """
     if not all(prompts):
         raise ValueError("a prompt without tokens: there is nothing to go on from")
@@ -98,8 +99,14 @@ def _steps(
     next_ids: torch.Tensor | None = None
     while any(rooms):
         logits = reader.read_prompts() if next_ids is None else reader.read(next_ids)
+        likelihoods = logits.log_softmax(1)
+        if likelihoods.isnan().any():
+            raise ModelError(
+                "the model's outputs are no numbers (nan, or infinite): its weights are broken; download, "
+                "tune or quantize it again"
+            )
         next_ids = _choose(logits, sampling, generator)
-        log_probs = logits.log_softmax(1).gather(1, next_ids).squeeze(1)
+        log_probs = likelihoods.gather(1, next_ids).squeeze(1)
         step: list[Token | None] = []
         for row, (token, log_prob) in enumerate(
             zip(next_ids.squeeze(1).tolist(), log_probs.tolist(), strict=True)

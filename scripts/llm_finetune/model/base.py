@@ -58,16 +58,34 @@ def check_fits(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max
 def outline(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
     """The model without memory for its weights (on torch's meta device): to look at names and shapes."""
     import torch
+
+    with torch.device("meta"):
+        return _made(config, trust_remote_code)
+
+
+def hollow(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The model without memory for its weights, but with what else it computes with: to put weights into."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        return _made(config, trust_remote_code, dtype=dtype)
+
+
+def _made(config: PretrainedConfig, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     from llm_finetune.model.rotary import keep_lengths_apart
 
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **options)
     except ValueError as error:
         raise ModelError(
             f"model type {config.model_type!r} is not a causal language model: {_first_line(error)}"
+        ) from error
+    except Exception as error:  # whatever a model's own code raises at a configuration that cannot be
+        raise ModelError(
+            f"config.json describes no {config.model_type} model that can be made: "
+            f"{type(error).__name__}: {_first_line(error)}"
         ) from error
     keep_lengths_apart(model)
     return model
@@ -106,12 +124,12 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
             f"{folder}: {len(missing)} of the model's weights are not in its files, first {missing[0]}: "
             "the download is incomplete, or config.json belongs to another model"
         )
-    _check_ends(model, folder)
+    check_ends(model, folder)
     keep_lengths_apart(model)
     return model
 
 
-def _check_ends(model: PreTrainedModel, folder: Path) -> None:
+def check_ends(model: PreTrainedModel, folder: Path) -> None:
     """Said before a training, not at the first answer after it."""
     named = model.generation_config.eos_token_id
     for one in named if isinstance(named, list) else [named]:

@@ -85,6 +85,7 @@ def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder
             fetch(str(folder), None, weights=True, code=False), dtype, trust_remote_code
         )
     tokenizer = base.load_tokenizer(described, trust_remote_code)
+    base.check_fits(model.config, tokenizer, max_length=1)
     return ModelFolder(model.eval(), tokenizer, kind, end_ids(model, tokenizer))
 
 

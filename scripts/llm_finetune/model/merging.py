@@ -109,14 +109,8 @@ class TunedModel:
 
     def load(self) -> PreTrainedModel:
         """The model in the base's format; what the adapter left alone stays mapped from the files."""
-        from accelerate import init_empty_weights
-        from transformers import AutoModelForCausalLM
-
         dtype = self.config.get_text_config().dtype or torch.float32
-        with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(
-                self.config, dtype=dtype, trust_remote_code=self.trust_remote_code
-            )
+        model = base.hollow(self.config, dtype, self.trust_remote_code)
         state = {w.module_name: w.tensor.to(dtype) for w in self.weights() if w.module_name}
         model.load_state_dict(state, strict=False, assign=True)
         model.tie_weights()

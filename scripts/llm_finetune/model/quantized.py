@@ -10,11 +10,14 @@ Nothing in it is pickled, and nothing in it is run.
 from __future__ import annotations
 
 import json
+import reprlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llm_finetune.distributed.cores import has_bf16
@@ -27,6 +30,7 @@ from llm_finetune.model.stored import StoredWeights
 
 DESCRIPTION = "quantization.json"
 FORMAT = 1
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -56,28 +60,32 @@ class Description:
         file = folder / DESCRIPTION
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            if content["format"] > FORMAT:
+            if type(content["format"]) is int and content["format"] > FORMAT:
                 raise ModelError(
                     f"{file}: format {content['format']}; this version reads up to {FORMAT}: update it"
                 )
-            description = cls(**{**content, "layers": tuple(content["layers"])})
-            description.check()
+            return cls(**_checked(content))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(
-                f"{file}: not the description of a quantized model ({error}); quantize the model again"
+                f"{file}: not the description of a quantized model ({reprlib.repr(str(error))}); quantize "
+                "the model again"
             ) from error
-        return description
 
-    def check(self) -> None:
-        """Raises ValueError where a value is none that a quantization writes."""
-        right = {
-            "bits": self.bits in range(1, 9),
-            "group_size": isinstance(self.group_size, int) and (self.group_size == -1 or self.group_size > 0),
-            "scheme": self.scheme in ("sym", "asym"),
-            "layers": all(isinstance(layer, str) for layer in self.layers),
-        }
-        if wrong := [name for name, is_right in right.items() if not is_right]:
-            raise ValueError(f"{wrong[0]}: found {getattr(self, wrong[0])!r}")
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """What quantization.json holds; raises ValueError where a value is none that a quantization writes."""
+    bits, size, layers = content["bits"], content["group_size"], content["layers"]
+    right = {
+        "format": content["format"] == FORMAT,
+        "algorithm": isinstance(content["algorithm"], str),
+        "bits": type(bits) is int and bits in range(1, 9),
+        "group_size": type(size) is int and (size == -1 or size > 0),
+        "scheme": content["scheme"] in ("sym", "asym"),
+        "layers": isinstance(layers, list) and all(isinstance(layer, str) for layer in layers),
+    }
+    if wrong := [name for name, is_right in right.items() if not is_right]:
+        raise ValueError(f"{wrong[0]}: found {content[wrong[0]]!r}")
+    return {**content, "layers": tuple(layers)}
 
 
 def load_quantized(
@@ -92,31 +100,33 @@ def load_quantized(
     Raises:
         ModelError: the folder is not a quantized model's, or is not whole.
     """
-    from accelerate import init_empty_weights
-
     folder = Path(folder)
     description = Description.read(folder)
     if dtype is None:
         dtype = torch.bfloat16 if has_bf16() else torch.float32
-    config = base.load_config(folder, trust_remote_code)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = base.hollow(base.load_config(folder, trust_remote_code), dtype, trust_remote_code)
     tensors = dict(StoredWeights(folder).mapped())
     scheme = Scheme(description.bits, description.group_size, description.scheme == "sym")
     try:
+        plain = _plain_weights(model, description.layers)
         for path in description.layers:
-            linear = model.get_submodule(path)
-            model.set_submodule(path, _restored(path, linear, scheme, tensors, dtype))
+            layer = _restored(path, model.get_submodule(path), scheme, tensors, dtype)
+            model.set_submodule(path, layer)
+        needed = {name for name, weight in plain.items() if _is_parameter(weight)}
+        if left_out := needed - {*tensors, *model.all_tied_weights_keys}:
+            raise ValueError(f"the weight {min(left_out)} is not in its files")
+        # Copies: what is mapped lies in memory as the file has it, and that is not always aligned.
+        state = {name: _plain(name, tensors.pop(name), plain, dtype) for name in list(tensors)}
     except (AttributeError, KeyError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ModelError(f"{folder}: {DESCRIPTION} and the weights do not fit together: {what}") from error
-    # Copies: what is mapped lies in memory as the file has it, and that is not always aligned.
-    plain = {name: tensors.pop(name).to(dtype, copy=True) for name in list(tensors)}
-    model.load_state_dict(plain, strict=False, assign=True)
-    del plain
+        raise ModelError(
+            f"{folder}: {DESCRIPTION} and the weights do not fit together, so the folder is not whole: {what}"
+        ) from error
+    model.load_state_dict(state, strict=False, assign=True)  # held against the model's names above
+    del state
     model.tie_weights()
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
+        if parameter.is_meta:  # of those that are tied, neither is there
             raise ModelError(f"{folder}: the weight {name} is not in its files: the folder is not whole")
     file = folder / "generation_config.json"
     if file.is_file():
@@ -124,8 +134,63 @@ def load_quantized(
             model.generation_config = GenerationConfig.from_pretrained(folder)
         except Exception as error:  # whatever a broken file raises, the user needs its name
             raise ModelError(f"{file}: cannot be read ({error}); quantize the model again") from error
+    base.check_ends(model, folder)
     _pack_head(model)
     return model.requires_grad_(False).eval()
+
+
+def _plain_weights(model: PreTrainedModel, quantized: Collection[str]) -> dict[str, torch.Tensor]:
+    """The weights that are not quantized, by their names, without memory.
+
+    Raises:
+        ValueError: what is said to be quantized cannot be.
+    """
+    head = model.get_output_embeddings()
+    for path in quantized:
+        layer = model.get_submodule(path)
+        if not isinstance(layer, torch.nn.Linear | Conv1D) or layer is head:
+            raise ValueError(f"{reprlib.repr(path)} is no linear layer that a quantization touches")
+    of_layers = {f"{path}.{name}" for path in quantized for name in ("weight", "bias")}
+    weights = model.state_dict(keep_vars=True).items()
+    return {name: weight for name, weight in weights if name not in of_layers}
+
+
+def _is_parameter(weight: torch.Tensor) -> bool:
+    """The rest the model makes itself, where the files do not hold it."""
+    return isinstance(weight, torch.nn.Parameter)
+
+
+def _plain(
+    name: str, stored: torch.Tensor, expected: dict[str, torch.Tensor], dtype: torch.dtype
+) -> torch.Tensor:
+    """A weight that is not quantized, in the model's format.
+
+    Raises:
+        ValueError: the model has no such weight, or one of another shape, or these are no numbers.
+    """
+    if name not in expected:
+        raise ValueError(f"the weight {reprlib.repr(name)} is none of this model's")
+    if not expected[name].is_floating_point():
+        _check(name, stored, tuple(expected[name].shape), expected[name].dtype)
+        return stored.clone()
+    _check(name, stored, tuple(expected[name].shape))
+    return stored.to(dtype, copy=True)
+
+
+def _check(name: str, part: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
+    """Raises ValueError where a tensor of the files has another shape or format, or holds no numbers.
+
+    Args:
+        dtype: None: any of numbers with a fraction.
+    """
+    if part.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(part.shape)}, expected {shape}")
+    if part.dtype != dtype and (dtype or part.dtype not in FLOATING):
+        raise ValueError(
+            f"{name} has format {part.dtype}, expected {dtype or 'bfloat16, float16 or float32'}"
+        )
+    if part.dtype.is_floating_point and not part.isfinite().all():
+        raise ValueError(f"{name} holds what is no number (nan, or infinite)")
 
 
 def _pack_head(model: PreTrainedModel) -> None:
@@ -157,13 +222,19 @@ def _restored(
 ) -> torch.nn.Module:
     out, length = features(linear)
     groups = scheme.groups_in(length)
-    columns = {"codes": packed_columns(length, scheme.bits), "scales": groups}
+    expected = {
+        "codes": (packed_columns(length, scheme.bits), torch.uint8),
+        "scales": (groups, scheme.scale_dtype),
+    }
     if not scheme.symmetric:
-        columns["zeros"] = packed_columns(groups, scheme.bits)
-    parts = {name: tensors.pop(f"{path}.{name}") for name in columns}
-    for name, part in parts.items():
-        if part.shape != (out, columns[name]):
-            raise ValueError(f"{path}.{name} has shape {tuple(part.shape)}, expected {(out, columns[name])}")
+        expected["zeros"] = (packed_columns(groups, scheme.bits), torch.uint8)
+    parts = {name: tensors.pop(f"{path}.{name}") for name in expected}
+    for name, (columns, format_) in expected.items():
+        _check(f"{path}.{name}", parts[name], (out, columns), format_)
     weight = QuantizedWeight(scheme, length, parts["codes"], parts["scales"], parts.get("zeros"))
-    bias = tensors.pop(f"{path}.bias", None)
-    return quantized_linear(weight, None if bias is None else bias.to(dtype, copy=True), dtype)
+    bias = None
+    if linear.bias is not None:
+        bias = tensors.pop(f"{path}.bias")
+        _check(f"{path}.bias", bias, (out,))
+        bias = bias.to(dtype, copy=True)
+    return quantized_linear(weight, bias, dtype)
