@@ -44,6 +44,9 @@ def tiny_model(architecture: str, seed: int = 0, vocabulary: int = VOCABULARY, *
         "mistral": lambda: transformers.MistralConfig(**sizes, **grouped, sliding_window=16),
         "gpt_neox": lambda: transformers.GPTNeoXConfig(**sizes),
         "gpt2": lambda: transformers.GPT2Config(**sizes),
+        "mixtral": lambda: transformers.MixtralConfig(
+            **sizes, **grouped, num_local_experts=4, num_experts_per_tok=2
+        ),
     }[architecture]()
     for name, value in config.items():
         setattr(made, name, value)

@@ -226,7 +226,7 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
     ],
     "disk": [("os", name) for name in ("replace", "rename", "fsync", "mkdir", "rmdir", "unlink")]
     + [
-        ("llm_finetune.checkpoints.training", "save_weights"),
+        ("llm_finetune.checkpoints.weights", "save_weights"),
         ("llm_finetune.checkpoints.manifest", "write_json"),
     ],
     "saving": [("llm_finetune.checkpoints.state", "save_file")],

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from llm_finetune.checkpoints import weights
+from llm_finetune.checkpoints.fitness import Expected
 from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
 from llm_finetune.generation.decoding import context_length
@@ -135,6 +137,25 @@ def fitted_to_memory(settings: Settings, inputs: Inputs, precision: Precision, p
     )
     train = settings.train.model_copy(update={"gradient_checkpointing": checkpointing})
     return settings.model_copy(update={"train": train})
+
+
+def expected_checkpoints(settings: Settings, inputs: Inputs) -> Expected:
+    """What the checkpoints of this run hold."""
+    assert inputs.prepared
+    train = settings.train
+    model = base.outline(inputs.config, settings.trust_remote_code)
+    tied = model.all_tied_weights_keys
+    if train.use_lora:
+        model = adapters.add_adapters(model, lora_plan(settings))
+    return Expected(
+        rows=len(inputs.prepared.train),
+        epochs=train.epochs,
+        max_steps=train.max_steps,
+        may_stop_early=settings.eval.early_stopping_patience > 0,
+        held=frozenset(weights.trained(model)),
+        tied=frozenset(tied),
+        shapes=[tuple(weight.shape) for weight in model.parameters() if weight.requires_grad],
+    )
 
 
 def lora_plan(settings: Settings) -> adapters.LoraPlan:

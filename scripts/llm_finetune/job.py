@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -12,11 +12,12 @@ from transformers import set_seed
 
 from llm_finetune import fingerprint, signals
 from llm_finetune.afterwards import finish_alone
+from llm_finetune.checkpoints import fitness
 from llm_finetune.distributed import Group, has_bf16, heartbeat
 from llm_finetune.distributed.numa import near_memory
 from llm_finetune.errors import GroupError
 from llm_finetune.folder_lock import locked, locked_beside
-from llm_finetune.inputs import Inputs, fitted_to_memory, gather, lora_plan
+from llm_finetune.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
 from llm_finetune.model.isolation import check_isolation
@@ -103,11 +104,18 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
     train = settings.train
     path, quantized = Path(train.output_dir), Path(settings.quantize.output_dir)
 
+    @cache
+    def expected() -> fitness.Expected:
+        return expected_checkpoints(settings, inputs)
+
+    def unfit(checkpoint: Path, step_rows: int) -> str | None:
+        return fitness.problem(checkpoint, step_rows, expected())
+
     def look() -> str:
         stages = _deciding(settings, inputs)
         if settings.do_train:
             overwrite = train.overwrite_output_dir
-            found = look_into(path, stages, quantized, overwrite=overwrite, fresh=fresh)
+            found = look_into(path, stages, quantized, overwrite=overwrite, fresh=fresh, unfit=unfit)
         else:
             found = look_for_results(path, stages, quantized, fresh=fresh)
         return found.to_json()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from itertools import count
@@ -135,7 +136,13 @@ def mend(path: Path) -> None:
 
 
 def look_into(
-    path: Path, deciding: dict[str, Deciding], quantized: Path, *, overwrite: bool, fresh: bool
+    path: Path,
+    deciding: dict[str, Deciding],
+    quantized: Path,
+    *,
+    overwrite: bool,
+    fresh: bool,
+    unfit: Callable[[Path, int], str | None] = lambda checkpoint, step_rows: None,
 ) -> RunFolder:
     """What the folder means for this run; only what a kill left half-done is ended.
 
@@ -144,6 +151,7 @@ def look_into(
         quantized: where the quantized model is, or will be.
         overwrite: an earlier, different run gives way, once this one is whole.
         fresh: so does this same run.
+        unfit: why the run cannot go on from a whole checkpoint, by its folder and by the sequences of a step.
 
     Raises:
         OutputError: the folder holds another run and may not be overwritten.
@@ -155,10 +163,13 @@ def look_into(
         done = _done(path, old, deciding, quantized)
         if "train" in done:
             _let_go(path)  # a kill may have come in between
-        checkpoint = None if "train" in done else folders.newest_whole(path)
+        step_rows = old.get("step_rows", 0)
+        checkpoint = None
+        if "train" not in done:
+            checkpoint = folders.newest_whole(path, lambda folder: unfit(folder, step_rows))
         base = path / results.BASE
         has_base = _is_right(base) and read_result(base).get("deciding") == deciding["evaluate"]
-        return RunFolder(path, True, done, checkpoint, old.get("step_rows", 0), has_base)
+        return RunFolder(path, True, done, checkpoint, step_rows, has_base)
     left = _left_by_a_run(path)
     if left:
         found = left[0].name

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tally import TALLY
 
 from command import assignments
 from plain import PLAIN
+from tiny import tiny_model
 from warm import Moment, Warm
 
 KILLED = -9
@@ -39,6 +42,32 @@ JOBS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Beside a Llama's: files that name the weights otherwise than the model does.
+CHAINS = {
+    ("llama", "LoRA with dropout, a checkpoint every other step"): 8,
+    ("llama", "all weights, the best epoch wins"): 8,
+    ("gpt_neox", "all weights, the best epoch wins"): 3,
+    ("mixtral", "all weights, the best epoch wins"): 3,
+}
+
+
+@pytest.fixture(scope="module")
+def base_of(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a base model, with the tokenizer of the shared one."""
+
+    @cache
+    def folder(architecture: str) -> Path:
+        if architecture == "llama":
+            return model_folder
+        made = tmp_path_factory.mktemp(architecture)
+        for file in model_folder.glob("tokenizer*"):
+            shutil.copy(file, made)
+        vocabulary = json.loads((model_folder / "config.json").read_text())["vocab_size"]
+        tiny_model(architecture, vocabulary=vocabulary).save_pretrained(made)
+        return made
+
+    return folder
+
 
 def command(model_folder: Path, data_file: Path, out: Path, job: str) -> list[str]:
     where = {
@@ -63,10 +92,16 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(("architecture", "job"), CHAINS)
 def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(
-    job: str, warm: Warm, model_folder: Path, data_file: Path, tmp_path: Path
+    architecture: str,
+    job: str,
+    warm: Warm,
+    base_of: Callable[[str], Path],
+    data_file: Path,
+    tmp_path: Path,
 ) -> None:
+    model_folder = base_of(architecture)
     steady = warm.run(command(model_folder, data_file, tmp_path / "steady", job))
     assert steady.code == 0, steady.text
     expected = outcome(tmp_path / "steady")
@@ -89,7 +124,7 @@ def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(
         return kills
 
     with ThreadPoolExecutor(2) as side_by_side:
-        for kills in side_by_side.map(chain, range(8)):
+        for kills in side_by_side.map(chain, range(CHAINS[architecture, job])):
             TALLY.made["killed in a step or while the disk is written"] += kills
             TALLY.resumed["killed in a step or while the disk is written"] += kills
 

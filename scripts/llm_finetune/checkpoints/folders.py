@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from llm_finetune import atomic
@@ -26,14 +27,17 @@ def steps(path: Path) -> list[int]:
     return sorted((step for step, folder in _found(path) if manifest.is_there(folder)), reverse=True)
 
 
-def newest_whole(path: Path) -> str | None:
+def newest_whole(path: Path, unfit: Callable[[Path], str | None] = lambda folder: None) -> str | None:
     """The name of the newest checkpoint that proves whole; what is broken or half-written gives way to it.
 
     A broken one is set aside under another name, and the log says what is wrong with it.
+
+    Args:
+        unfit: what is wrong with a checkpoint whose files are as they were written.
     """
     mend(path)
     for _, folder in sorted(_found(path), reverse=True):
-        wrong = manifest.problem(folder)
+        wrong = manifest.problem(folder) or unfit(folder)
         if wrong is None:
             return folder.name
         aside = folder.with_name(BROKEN + folder.name)

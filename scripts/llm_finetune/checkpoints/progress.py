@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from llm_finetune.report.results import write_json
 
 NAME = "progress.json"
 
+Count = Annotated[int, Field(ge=0)]
+Sum = Annotated[float, Field(allow_inf_nan=False)]
 
+
+@with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True)
 class Progress:
     """The place after a finished step.
@@ -29,20 +35,23 @@ class Progress:
         is_over: no further step follows.
     """
 
-    step: int = 0
-    epoch: int = 0
-    row: int = 0
-    loss_sum: float = 0.0
-    unlogged_sum: float = 0.0
-    unlogged: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    row: Count = 0
+    loss_sum: Sum = 0.0
+    unlogged_sum: Sum = 0.0
+    unlogged: Count = 0
     to_evaluate: bool = False
     to_save: bool = False
     is_over: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Progress:
-        """The progress that a whole checkpoint holds."""
-        return cls(**json.loads((folder / NAME).read_text(encoding="utf-8")))
+        """The progress that a whole checkpoint holds. Raises ValueError where it is none."""
+        return _READER.validate_json((folder / NAME).read_bytes())
 
     def write(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
+
+
+_READER = TypeAdapter(Progress)

@@ -9,11 +9,12 @@ from typing import Any
 
 from transformers.trainer_callback import ExportableState, TrainerState
 
+from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import save_optimizer, state_bytes
 from llm_finetune.checkpoints.writing import written_whole
 from llm_finetune.errors import OutputError
-from llm_finetune.model.saving import save_weights, weight_bytes
+from llm_finetune.model.saving import weight_bytes
 
 STATE = "trainer_state.json"
 
@@ -27,7 +28,7 @@ def write(trainer: Any, progress: Progress, world_size: int) -> None:
     path = Path(trainer.args.output_dir)
     size = weight_bytes(trainer.model) + state_bytes(trainer.optimizer)
     with written_whole(path, progress.step, world_size, size) as folder:
-        save_weights(trainer.model, folder)
+        weights.save(trainer.model, folder)
         save_optimizer(trainer.optimizer, trainer.lr_scheduler, folder)
         for callback in [*trainer.callback_handler.callbacks, trainer.control]:
             if isinstance(callback, ExportableState):
@@ -45,6 +46,8 @@ def reading(folder: Path | str) -> Iterator[None]:
     """
     try:
         yield
+    except OutputError:
+        raise  # what was wrong is said already
     except Exception as error:  # of several libraries
         raise OutputError(
             f"{folder}: this version cannot go on from it ({type(error).__name__}: {error}); start anew with "

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llm_finetune.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+log = logging.getLogger(__name__)
 
 
 def load_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
@@ -91,8 +95,14 @@ def _made(config: PretrainedConfig, trust_remote_code: bool, **options: Any) -> 
     return model
 
 
-def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def load_weights(
+    folder: Path, dtype: torch.dtype, trust_remote_code: bool, *, is_exact: bool = False
+) -> PreTrainedModel:
     """The model with its weights, ready for training or evaluation on the CPU.
+
+    Args:
+        is_exact: the files hold this model and nothing else, as those that this project wrote. A base may
+            come with parts that a causal language model has no place for, which are named and left out.
 
     Raises:
         ModelError: weights are missing, broken or of other shapes than config.json says.
@@ -101,14 +111,31 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
 
     from llm_finetune.model.rotary import keep_lengths_apart
 
+    model = read_weights(
+        AutoModelForCausalLM, folder, is_exact=is_exact, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    check_ends(model, folder)
+    keep_lengths_apart(model)
+    return model
+
+
+def read_weights(loader: Any, folder: Path, *, is_exact: bool, **options: Any) -> PreTrainedModel:
+    """What the loader's from_pretrained makes of the folder, where every weight has found its place.
+
+    Args:
+        loader: a class of transformers, automatic or a model's own.
+        is_exact: see `load_weights`.
+
+    Raises:
+        ModelError: see `load_weights`; or a weight that is left over, where none may be.
+    """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in our words
+            **options,
         )
     except Exception as error:  # whatever a broken file raises
         raise ModelError(f"{folder}: the weights cannot be read: {_first_line(error)}") from error
@@ -124,9 +151,14 @@ def load_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> P
             f"{folder}: {len(missing)} of the model's weights are not in its files, first {missing[0]}: "
             "the download is incomplete, or config.json belongs to another model"
         )
-    check_ends(model, folder)
-    keep_lengths_apart(model)
-    return model
+    if left_over := sorted(report["unexpected_keys"]):
+        told = (
+            f"{folder}: {len(left_over)} weights of its files are none of this model's, first {left_over[0]}"
+        )
+        if is_exact:
+            raise ModelError(f"{told}: they belong to different models")
+        log.warning("%s; they are left out", told)
+    return cast("PreTrainedModel", model)
 
 
 def check_ends(model: PreTrainedModel, folder: Path) -> None:

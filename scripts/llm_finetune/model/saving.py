@@ -95,5 +95,5 @@ def load_tuned(
     if (folder / "adapter_config.json").is_file():
         return load_adapter(model, folder)
     if (folder / "config.json").is_file():
-        return load_weights(folder, dtype, trust_remote_code)
+        return load_weights(folder, dtype, trust_remote_code, is_exact=True)
     return None

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
-from llm_finetune.checkpoints import folders, manifest, training
+from llm_finetune.checkpoints import folders, manifest, training, weights
 from llm_finetune.checkpoints.keeper import Keeper
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer
@@ -262,9 +262,15 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             with training.reading(checkpoint):
                 load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
-    def _load_from_checkpoint(self, checkpoint: str, *model: Any) -> None:
+    def _load_from_checkpoint(self, checkpoint: str, *_: Any) -> None:
+        """In the Trainer's place, which takes the names in the files for the model's, and leaves out what
+        has none."""
         with training.reading(checkpoint):
-            super()._load_from_checkpoint(checkpoint, *model)
+            weights.load(self.model, Path(checkpoint))
+
+    def _load_best_model(self) -> None:
+        log.info("the best model is that of %s", self.state.best_model_checkpoint)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _finalize_training(self, *arguments: Any) -> Any:
         """The best checkpoint is named only now: its folder may have moved since it was written."""
