@@ -7,9 +7,13 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TAIL_BYTES = 4096
 BLOCK_BYTES = 16 * 1024 * 1024
+LONGEST_SHOWN = 200
+# The format's own limit: https://github.com/huggingface/safetensors#format
+LONGEST_HEADER_BYTES = 100_000_000
 
 
 def missing_end(file: Path) -> str | None:
@@ -45,32 +49,60 @@ def _json(file: Path) -> str | None:
 
 
 def _safetensors(file: Path) -> str | None:
-    """The header says where the last tensor ends. https://github.com/huggingface/safetensors#format"""
-    with file.open("rb") as stream:
-        header_bytes = int.from_bytes(stream.read(8), "little")
-        if header_bytes > file.stat().st_size:
-            return "its header does not end"
-        header = json.loads(stream.read(header_bytes))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + header_bytes + max(ends, default=0)
+    """The header says where the last tensor ends."""
     size = file.stat().st_size
-    return None if size == expected else f"it has {size:,} bytes, and its header says {expected:,}"
+    with file.open("rb") as stream:
+        length = stream.read(8)
+        header_bytes = int.from_bytes(length, "little")
+        if len(length) < 8 or header_bytes > size - 8:
+            return "its header does not end"
+        if header_bytes > LONGEST_HEADER_BYTES:
+            return f"its header has {header_bytes:,} bytes, where the format allows {LONGEST_HEADER_BYTES:,}"
+        header = _object(stream.read(header_bytes))
+    if header is None:
+        return "its header is no object of JSON"
+    expected = 8 + header_bytes
+    for name, entry in header.items():
+        if name != "__metadata__":
+            match entry:
+                case {"data_offsets": [int(first), int(last)]} if 0 <= first <= last:
+                    expected = max(expected, 8 + header_bytes + last)
+                case _:
+                    return f"its header does not say where the tensor {name[:LONGEST_SHOWN]!r} lies"
+    return None if size == expected else f"it has {size:,} bytes, and its header says {_shown(expected)}"
 
 
 def _index(file: Path) -> str | None:
     """The index of a model names the files of its weights."""
-    flaw = _json(file)
-    if flaw is None:
-        names = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(name for name in names if not (file.parent / name).is_file())
-        flaw = f"{missing[0]}, which it names, is not there" if missing else None
-    return flaw
+    if flaw := _json(file):
+        return flaw
+    if file.stat().st_size > LONGEST_HEADER_BYTES:
+        return f"it has more than {LONGEST_HEADER_BYTES:,} bytes, which no index has"
+    content = _object(file.read_bytes())
+    names = content.get("weight_map") if content else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        return "it has no weight_map from tensors to names of files"
+    missing = sorted(name for name in set(names.values()) if not (file.parent / name).is_file())
+    return f"{missing[0][:LONGEST_SHOWN]}, which it names, is not there" if missing else None
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    """An object of JSON; None where it is anything else."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):  # nonsense; brackets in brackets
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _shown(number: int) -> str:
+    return f"{number:,}" if number < 1 << 63 else "more than any file has"
 
 
 def _tail(file: Path) -> bytes:
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
-        return stream.read()
+        return stream.read(TAIL_BYTES)
 
 
 # The first that fits the name counts.
