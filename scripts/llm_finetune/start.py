@@ -68,7 +68,8 @@ def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
             from llm_finetune.distributed import join
 
         deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
-        joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace)
+        stall = settings.stall_timeout_minutes * 60
+        joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace, stall_seconds=stall)
         with heartbeat.beating(ranks):
             job.run(settings, joined, ahead, fresh=fresh)
     return 0

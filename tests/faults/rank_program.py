@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llm_finetune import signals
 from llm_finetune.distributed import Group, Ranks, heartbeat, join
+from llm_finetune.distributed.progress import begin_loop, end_loop
 from llm_finetune.errors import DataError, UserError
 from llm_finetune.launcher.last_words import say
 from llm_finetune.launcher.tether import tie_to_parent
@@ -31,7 +32,9 @@ def main() -> int:
     ranks = Ranks.from_environment()
     out = Path(settings["train"]["outputDir"])
     try:
-        joined = join(settings["train"]["ddpBackend"], ranks, 60.0, grace_seconds=settings["leaveSeconds"])
+        grace, stall = settings["leaveSeconds"], settings["stallTimeoutMinutes"] * 60
+        backend = settings["train"]["ddpBackend"]
+        joined = join(backend, ranks, 60.0, grace_seconds=grace, stall_seconds=stall)
         with heartbeat.beating(ranks):
             with joined as group:
                 count(group, out)
@@ -48,6 +51,7 @@ def count(group: Group, out: Path) -> None:
     first = int(
         group.once("step", lambda: str(json.loads(kept.read_text())["step"] if kept.exists() else 0), 60.0)
     )
+    begin_loop()
     for step in range(first + 1, STEPS + 1):
         fail(group.ranks.rank, step, out)
         (size,) = group.sum_([1.0])
@@ -58,6 +62,7 @@ def count(group: Group, out: Path) -> None:
             os.replace(aside, kept)
             print(f"step {step}/{STEPS} with {size:g}", flush=True)
         time.sleep(STEP_SECONDS)
+    end_loop()
 
 
 def finish_alone(out: Path) -> None:
@@ -84,6 +89,8 @@ def fail(rank: int, step: int, out: Path) -> None:
                 raise ValueError("a defect")
             case "hang":
                 time.sleep(1000)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":

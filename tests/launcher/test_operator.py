@@ -40,6 +40,10 @@ def test_one_worker_needs_no_operator() -> None:
         ({"PET_RDZV_ENDPOINT": ""}, "PET_RDZV_ENDPOINT is not set, but 4 workers"),
         ({"PET_RDZV_ENDPOINT": "host:port"}, "PET_RDZV_ENDPOINT is 'host:port'"),
         ({"PET_NNODES": "a:b"}, "PET_NNODES is 'a:b'"),
+        ({"PET_RDZV_ENDPOINT": "host:65536"}, "PET_RDZV_ENDPOINT is 'host:65536', expected worker-0's host"),
+        ({"PET_RDZV_ENDPOINT": f"{'h' * 64}:1"}, "expected worker-0's host and a port"),
+        ({"PET_RDZV_ENDPOINT": "host:" + "9" * 5000}, "expected numbers"),
+        ({"PET_NNODES": "1:²"}, "PET_NNODES is '1:²'"),
         ({"PET_MAX_RESTARTS": "-1"}, "PET_MAX_RESTARTS is '-1'"),
     ],
 )

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from llm_finetune.errors import GroupError
 
@@ -17,6 +18,14 @@ class Failure:
     rank: int
     exit_code: int
     message: str
+
+    @classmethod
+    def from_word(cls, word: Any) -> Failure | None:
+        """What a peer said of its end; None where no peer says such a thing."""
+        match word:
+            case {"rank": int(rank), "exit_code": int(code), "message": str(message), **more}:
+                return cls(rank, code, message) if 0 < code < 256 and not more else None
+        return None
 
     def as_error(self) -> GroupError:
         """The error that ends this rank too, with the exit code of the one that failed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -22,7 +23,9 @@ from llm_finetune.errors import GroupError, UserError
 
 Backend = Literal["gloo", "ccl"]
 
-COLLECTIVE = timedelta(minutes=30)  # gloo's patience with a peer that lives but is slow, as torch has it
+# gloo's patience with a peer that lives: one that stands still is found sooner (stallTimeoutMinutes), and one
+# that loads or writes to a slow volume is waited for.
+COLLECTIVE = timedelta(hours=4)
 
 
 class Group:
@@ -109,6 +112,7 @@ def join(
     *,
     leave_seconds: float = 6 * 3600.0,
     grace_seconds: float = 60.0,
+    stall_seconds: float = math.inf,
 ) -> Iterator[Group]:
     """Joins the process group, proves that it works, and on leaving waits until all have done their work.
 
@@ -120,6 +124,7 @@ def join(
         deadline_seconds: for each step of the joining.
         leave_seconds: how long a rank that is done waits for the others, all of them alive.
         grace_seconds: how long a rank may take to leave after a peer failed, before it is ended.
+        stall_seconds: how long a rank may live and do nothing.
 
     Raises:
         SettingsError: if the backend cannot work here.
@@ -131,7 +136,7 @@ def join(
     if ranks.size == 1:
         yield Group(ranks, rendezvous)
         return
-    lifeline = Lifeline(ranks, alarm, grace_seconds)
+    lifeline = Lifeline(ranks, alarm, grace_seconds, stall_seconds)
     group = Group(ranks, rendezvous, lifeline)
     with _tied(lifeline, ranks, alarm):
         lifeline.tie(rendezvous, deadline_seconds)

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_finetune import atomic
+from llm_finetune.distributed import progress
 from llm_finetune.distributed.memory import Memory, memory_now
 from llm_finetune.distributed.ranks import Ranks
+from llm_finetune.distributed.state_file import is_count, read_state
 
 FILE = "LLM_FINETUNE_HEARTBEAT"
 EVERY_SECONDS = 5.0
@@ -44,15 +46,9 @@ class Heartbeat:
         return f"last seen {where}, with {self.memory}{hint if self.memory.is_short else ''}"
 
 
-class _Progress:
-    """How far this process has come."""
-
-    step = 0
-
-
 def beat(step: int) -> None:
     """Notes that a step is done; costs nothing."""
-    _Progress.step = step
+    progress.step_done(step)
 
 
 @contextmanager
@@ -108,18 +104,20 @@ def _take_away(file: Path, over: threading.Event, thread: threading.Thread) -> N
 def read(file: Path) -> Heartbeat | None:
     """The sign of life in a file; None where there is none that can be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        step, used, limit = (int(content[name]) for name in ("step", "used_bytes", "limit_bytes"))
-        return Heartbeat(step, Memory(used, limit))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        content = read_state(file)
+    except (OSError, ValueError):
         return None
+    step, used, limit = (content.get(name) for name in ("step", "used_bytes", "limit_bytes"))
+    if not (is_count(step) and is_count(used) and is_count(limit)):
+        return None
+    return Heartbeat(step, Memory(used, limit))
 
 
 def _write_often(file: Path, over: threading.Event) -> None:
     while True:
         now = memory_now()
         content = {
-            "step": _Progress.step,
+            "step": progress.steps_done(),
             "used_bytes": now.used_bytes,
             "limit_bytes": now.limit_bytes,
         }

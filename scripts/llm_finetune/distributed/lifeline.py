@@ -1,7 +1,7 @@
-"""One TCP connection from each rank to rank 0, which tells when a rank fails or vanishes.
+"""One TCP connection from each rank to rank 0, which tells when a rank fails, vanishes or stands still.
 
 A death is noticed within a second and a cut link within half a minute, with every backend: gloo notices a
-death only inside a collective, ccl never.
+death only inside a collective, ccl never. A rank that lives says every few seconds how far it has come.
 
 A rank that fails says so on its line before it leaves; rank 0 passes the first such word on to all others.
 Each rank then has a time of grace to leave by itself: most waits end at once. One that still hangs, as every
@@ -10,26 +10,37 @@ collective of ccl does for ever, is ended.
 
 from __future__ import annotations
 
+import hmac
 import json
+import logging
+import math
 import os
 import secrets
 import socket
 import threading
 import time
 from dataclasses import asdict
+from queue import Empty, SimpleQueue
+from typing import Any
 
+from llm_finetune.distributed import handshake, progress
 from llm_finetune.distributed.alarm import Alarm, Failure
-from llm_finetune.distributed.line import Line
+from llm_finetune.distributed.door import Door, NotAdmittedError
+from llm_finetune.distributed.line import Line, parsed
 from llm_finetune.distributed.network import address_towards
+from llm_finetune.distributed.progress import Progress
 from llm_finetune.distributed.ranks import Ranks, master
-from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous
+from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
+from llm_finetune.distributed.stall import Stalls
+from llm_finetune.distributed.store import LONGEST_NAP, NEWS_SECONDS, Rendezvous
 from llm_finetune.distributed.watch import end_after
 from llm_finetune.errors import GroupError
 
 ADDRESS, ALL_TIED = "lifeline/address", "lifeline/all tied"
-FAREWELL = "farewell"
+PURPOSE = "ranks"
 FAREWELL_SECONDS = 30.0
-HELLO_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Lifeline:
@@ -37,16 +48,22 @@ class Lifeline:
 
     Args:
         grace_seconds: how long this process may go on after a peer failed.
+        stall_seconds: how long a rank may live and do nothing.
     """
 
-    def __init__(self, ranks: Ranks, alarm: Alarm, grace_seconds: float) -> None:
+    def __init__(
+        self, ranks: Ranks, alarm: Alarm, grace_seconds: float, stall_seconds: float = math.inf
+    ) -> None:
         self._ranks = ranks
         self._alarm = alarm
         self._grace_seconds = grace_seconds
+        self._stall_seconds = stall_seconds
         self._lines: dict[int, Line] = {}
+        self._hosts = {ranks.rank: _host()}
         self._listeners: list[threading.Thread] = []
         self._hearing = threading.Lock()
         self._leaving = False
+        self._stalls: Stalls | None = None
         # A forked child (a data loader's worker) would hold the line open after this process has died.
         os.register_at_fork(after_in_child=self._close)
 
@@ -57,12 +74,17 @@ class Lifeline:
             GroupError: if a rank does not connect within the deadline, on every rank that did.
         """
         if self._ranks.rank == 0:
+            say_where_there_is_none()
             self._accept_all(rendezvous, deadline_seconds)
             rendezvous.publish(ALL_TIED, "")
         else:
             self._connect(rendezvous, deadline_seconds)
             # Rank 0 knows who is missing: its word shall come before this rank's own patience ends.
             rendezvous.await_value(ALL_TIED, deadline_seconds + NEWS_SECONDS)
+        if self._stall_seconds < math.inf:
+            ranks = self._ranks
+            self._stalls = Stalls(ranks.rank, ranks.size, self._hosts, self._stall_seconds)
+            threading.Thread(target=self._watch, args=(self._stalls,), daemon=True).start()
 
     def announce(self, failure: Failure) -> None:
         """Tells the peers that this rank leaves before the work is done."""
@@ -88,23 +110,30 @@ class Lifeline:
             for listener in self._listeners:
                 listener.join(FAREWELL_SECONDS)
         else:
-            self._lines[0].say(FAREWELL)
+            self._lines[0].say(json.dumps({"farewell": True}))
         self._hang_up()
 
     def _accept_all(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
         host = address_towards(master()[0])
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         token = secrets.token_hex(16)
+        came: SimpleQueue[tuple[int, str, Line]] = SimpleQueue()
+
+        def admit(hello: dict[str, Any], line: Line) -> None:
+            came.put((*self._newcomer(hello, token), line))
+
         end = time.monotonic() + deadline_seconds
-        with socket.create_server((host, 0), family=family, backlog=self._ranks.size) as server:
-            rendezvous.publish(ADDRESS, f"{host} {server.getsockname()[1]} {token}")
+        # Strangers take no place in the queue from ranks.
+        server = socket.create_server((host, 0), family=family, backlog=socket.SOMAXCONN)
+        address = f"{host} {server.getsockname()[1]} {token}"
+        door = Door(server, PURPOSE, admit)
+        try:
+            rendezvous.publish(ADDRESS, address)
             while len(self._lines) < self._ranks.size - 1:
                 self._alarm.wait(0.0)  # a rank that joined may be gone again
                 try:
-                    server.settimeout(min(1.0, max(0.0, end - time.monotonic())))
-                    line = Line(server.accept()[0])
-                    said, _, rank = line.hear(HELLO_SECONDS).partition(" ")
-                except OSError:
+                    rank, there, line = came.get(timeout=min(1.0, max(0.0, end - time.monotonic())))
+                except Empty:
                     if time.monotonic() < end:
                         continue
                     missing = sorted(set(range(1, self._ranks.size)) - set(self._lines))
@@ -113,35 +142,95 @@ class Lifeline:
                         f"{names} of {self._ranks.size} did not join within {deadline_seconds:g} s. "
                         f"Is each started, and can it reach rank 0 at {host}?"
                     ) from None
-                if said == token:
-                    self._hold(int(rank), line)
-                else:  # a stranger: a port scanner, a health check
-                    line.close()
+                if rank in self._lines:  # whoever came first under this number keeps it
+                    line.hang_up()
+                else:
+                    self._hold(rank, there, line)
+        finally:
+            door.close()
+
+    def _newcomer(self, hello: dict[str, Any], token: str) -> tuple[int, str]:
+        """Which rank says so, and where it is."""
+        rank, host, given = hello.get("rank"), hello.get("host"), hello.get("token")
+        if not (isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())):
+            raise NotAdmittedError("it is of another group, or of none")
+        if type(rank) is not int or not 0 < rank < self._ranks.size:
+            raise NotAdmittedError(f"it says that it is a rank that a group of {self._ranks.size} has not")
+        if not isinstance(host, str) or not host.isprintable():
+            raise NotAdmittedError("it does not say on which host it is")
+        return rank, host
 
     def _connect(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
-        host, port, token = rendezvous.await_value(ADDRESS, deadline_seconds).split()
-        try:
-            line = Line(socket.create_connection((host, int(port)), timeout=deadline_seconds))
-        except OSError as error:
-            raise GroupError(
-                f"rank {self._ranks.rank} of {self._ranks.size} could not reach rank 0 at {host}:{port} "
-                f"within {deadline_seconds:g} s ({error}): is a firewall or a network policy between them?"
-            ) from error
-        line.say(f"{token} {self._ranks.rank}")
-        self._hold(0, line)
+        place = rendezvous.await_value(ADDRESS, deadline_seconds).split()
+        if len(place) != 3 or not place[1].isdecimal():
+            raise GroupError("the rendezvous store says nothing that rank 0 says of where it listens")
+        host, port, token = place
+        ranks = self._ranks
+        hello = {"rank": ranks.rank, "host": _host(), "token": token}
+        end = time.monotonic() + deadline_seconds
+        while True:
+            try:
+                line = Line(socket.create_connection((host, int(port)), timeout=deadline_seconds))
+                try:
+                    handshake.introduce(line, PURPOSE, hello, job_secret())
+                except OSError:
+                    line.close()
+                    raise
+            except (OSError, OverflowError, UnicodeError) as error:
+                # A door that strangers crowd, it may be, or another's behind that address.
+                unheard = isinstance(error, (handshake.UnprovenError, TimeoutError))
+                if unheard and time.monotonic() + LONGEST_NAP < end:
+                    self._alarm.wait(LONGEST_NAP)
+                    continue
+                raise GroupError(
+                    f"rank {ranks.rank} of {ranks.size} could not reach rank 0 at {host}:{port} "
+                    f"within {deadline_seconds:g} s ({error}): is a firewall or network policy between them?"
+                ) from error
+            self._hold(0, host, line)
+            return
 
-    def _hold(self, peer: int, line: Line) -> None:
-        self._lines[peer] = line
+    def _hold(self, peer: int, host: str, line: Line) -> None:
+        self._lines[peer], self._hosts[peer] = line, host
         listener = threading.Thread(target=self._listen, args=(peer, line), daemon=True)
         listener.start()
         self._listeners.append(listener)
 
     def _listen(self, peer: int, line: Line) -> None:
-        """Blocks until the peer speaks or is gone; runs in a thread of its own."""
-        word = line.hear()
-        if word == FAREWELL or self._leaving:
+        """Blocks until the peer leaves, fails or is gone; runs in a thread of its own."""
+        while words := line.hear():
+            word = parsed(words)
+            if said := Progress.from_word(word.get("progress")):
+                if self._stalls:
+                    self._stalls.heard(peer, said)
+                continue
+            if self._stalls:
+                self._stalls.left(peer)
+            if "farewell" in word or self._leaving:
+                return
+            self._heard_of(Failure.from_word(word.get("failure")) or self._strange(peer), peer)
             return
-        failure = Failure(**json.loads(word)) if word else self._vanished(peer)
+        if self._stalls:
+            self._stalls.left(peer)
+        if not self._leaving:
+            self._heard_of(self._vanished(peer), peer)
+
+    def _watch(self, stalls: Stalls) -> None:
+        """Says every few seconds how far this rank has come, and looks who stands still."""
+        while not self._leaving and self._alarm.failure is None:
+            began = time.monotonic()
+            time.sleep(stalls.every_seconds)
+            if time.monotonic() - began > 2 * stalls.every_seconds:
+                stalls.excuse()
+            mine = progress.now()
+            stalls.heard(self._ranks.rank, mine)
+            for line in self._lines.values():
+                line.say(json.dumps({"progress": asdict(mine)}))
+            if not self._leaving and (failure := stalls.verdict()):
+                log.error("%s", failure.message)
+                self._heard_of(failure)
+
+    def _heard_of(self, failure: Failure, peer: int | None = None) -> None:
+        """Tells the others, and has this process leave."""
         # One at a time: a peer that leaves for the word passed on to it is not the first failure.
         with self._hearing:
             # Passed on before the alarm rings here: once it rings, this process may end.
@@ -157,10 +246,14 @@ class Lifeline:
         message = f"rank {peer} of {self._ranks.size} is gone: it was killed, or its machine or link failed."
         return Failure(peer, GroupError.exit_code, message)
 
+    def _strange(self, peer: int) -> Failure:
+        message = f"rank {peer} of {self._ranks.size} says what no rank says: is it of another version?"
+        return Failure(peer, GroupError.exit_code, message)
+
     def _pass_on(self, failure: Failure, except_to: int | None = None) -> None:
         for rank, line in list(self._lines.items()):  # still growing while ranks join
             if rank != except_to:
-                line.say(json.dumps(asdict(failure)))
+                line.say(json.dumps({"failure": asdict(failure)}))
 
     def _hang_up(self) -> None:
         for line in self._lines.values():
@@ -169,3 +262,8 @@ class Lifeline:
     def _close(self) -> None:
         for line in self._lines.values():
             line.close()
+
+
+def _host() -> str:
+    """This machine, as its users know it: in a cluster the pod."""
+    return os.environ.get("POD_NAME") or socket.gethostname()

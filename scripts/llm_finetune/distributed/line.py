@@ -7,12 +7,21 @@ by TCP's own probes where the line is silent, and by what stays unacknowledged w
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import socket
+import struct
+import threading
+import time
 from contextlib import suppress
+from typing import Any
 
 CUT_SECONDS = 30
 PROBES = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 LONGEST_BYTES = 1024 * 1024
+PART_BYTES = 65536
+SEAL_LENGTH = 2 * hashlib.sha256().digest_size
 
 
 class Line:
@@ -24,8 +33,12 @@ class Line:
         for option, value in PROBES:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CUT_SECONDS * 1000)
+        # A peer that stands still reads nothing, and its kernel acknowledges what it has no room for.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", CUT_SECONDS, 0))
         self._connection = connection
-        self._heard = b""
+        self._heard = bytearray()
+        self._speaking = threading.Lock()
+        self._seals: tuple[_Seal, _Seal] | None = None
 
     @property
     def here(self) -> str:
@@ -34,35 +47,72 @@ class Line:
 
     @property
     def there(self) -> str:
-        """The other end's address."""
-        return _plain(self._connection.getpeername()[0])
+        """The other end's address; empty where it is gone already."""
+        with suppress(OSError):
+            return _plain(self._connection.getpeername()[0])
+        return ""
+
+    def seal(self, key: bytes, *, answers: bool) -> None:
+        """From here on each line bears proof that whoever said it knows the key, and which line it is.
+
+        Args:
+            answers: this end was called; the other one calls.
+        """
+        called, calling = _Seal(key, b"called"), _Seal(key, b"calling")
+        self._seals = (called, calling) if answers else (calling, called)
 
     def say(self, words: str) -> None:
         """Sends a line. A peer that is gone is not an error here: whoever listens to it hears of it."""
-        with suppress(OSError):
-            self._connection.sendall(words.encode() + b"\n")
+        with self._speaking:
+            content = words.encode()
+            if self._seals:
+                content = self._seals[0].next(content) + content
+            try:
+                self._connection.sendall(content + b"\n")
+            except OSError:  # half a line may be on its way
+                self.hang_up()
 
-    def hear(self, timeout_seconds: float | None = None) -> str:
-        """Blocks until the peer has said a line; empty if it hung up, is gone, or said too much.
+    def hear(self, timeout_seconds: float | None = None, longest_bytes: int = LONGEST_BYTES) -> str:
+        """Blocks until the peer has said a line; empty if it hung up, is gone, or said what no peer says.
+
+        Args:
+            timeout_seconds: for the whole line, however it trickles in.
+            longest_bytes: of a line; more is never kept.
 
         Raises:
-            TimeoutError: it kept silent for so long.
+            TimeoutError: it did not say one for so long.
         """
-        self._connection.settimeout(timeout_seconds)
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        seen = 0
         try:
-            while b"\n" not in self._heard:
-                part = self._connection.recv(65536)
-                self._heard += part
-                if not part or len(self._heard) > LONGEST_BYTES:
+            while (length := self._heard.find(b"\n", seen)) < 0:
+                if (seen := len(self._heard)) > longest_bytes:
                     return ""
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                self._connection.settimeout(left)
+                part = self._connection.recv(PART_BYTES)
+                if not part:
+                    return ""
+                self._heard += part
         except OSError as error:
             # A cut link is a TimeoutError too, but the kernel's, with a number.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise
             return ""
         finally:
-            self._connection.settimeout(None)
-        line, _, self._heard = self._heard.partition(b"\n")
+            with suppress(OSError):  # closed meanwhile
+                self._connection.settimeout(None)
+        line = bytes(self._heard[:length])
+        del self._heard[: length + 1]
+        return self._unsealed(line) if length <= longest_bytes else ""
+
+    def _unsealed(self, line: bytes) -> str:
+        if self._seals:
+            seal, line = line[:SEAL_LENGTH], line[SEAL_LENGTH:]
+            if not hmac.compare_digest(seal, self._seals[1].next(line)):
+                return ""
         return line.decode(errors="replace")
 
     def hang_up(self) -> None:
@@ -73,6 +123,27 @@ class Line:
     def close(self) -> None:
         """Gives this process's end up, without a word to the peer: for a forked child."""
         self._connection.close()
+
+
+class _Seal:
+    """One direction's proofs: a line that is forged, left out, said twice or sent back does not fit."""
+
+    def __init__(self, key: bytes, direction: bytes) -> None:
+        self._key = key + direction
+        self._count = 0
+
+    def next(self, line: bytes) -> bytes:
+        self._count += 1
+        return hmac.new(self._key, b"%d %s" % (self._count, line), hashlib.sha256).hexdigest().encode()
+
+
+def parsed(words: str) -> dict[str, Any]:
+    """What a line says: an object of JSON; empty where it is anything else."""
+    try:
+        content = json.loads(words)
+    except (ValueError, RecursionError):  # nonsense; brackets in brackets
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _plain(address: str) -> str:

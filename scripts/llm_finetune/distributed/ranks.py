@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_finetune.errors import GroupError
+from llm_finetune.errors import SettingsError
 
+HIGHEST_PORT = 65535
+WHOLE = re.compile(r"[0-9]{1,9}")  # in ASCII, and not longer than any number of processes
+LONGEST_SHOWN = 80
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -30,13 +34,13 @@ class Ranks:
         """Reads the variables that torchrun sets; without them this is the only process.
 
         Raises:
-            GroupError: where they are incomplete, not numbers, or do not fit together.
+            SettingsError: where they are incomplete, not numbers, or do not fit together.
         """
         if not launched(environment):
             return cls(0, 1, 0, 1)
         if missing := [name for name in VARIABLES if name not in environment]:
             found = ", ".join(f"{name}={environment[name]}" for name in VARIABLES if name in environment)
-            raise GroupError(
+            raise SettingsError(
                 f"environment: found {found} without {', '.join(missing)}. torchrun sets all four; "
                 "unset those left over from another program to run as one process."
             )
@@ -44,7 +48,7 @@ class Ranks:
         fits = 0 <= ranks.rank < ranks.size and 0 <= ranks.local_rank < ranks.local_size <= ranks.size
         if not fits:
             found = ", ".join(f"{name}={environment[name]}" for name in VARIABLES)
-            raise GroupError(f"environment: {found} do not fit together: a rank must be below its size.")
+            raise SettingsError(f"environment: {found} do not fit together: a rank must be below its size.")
         return ranks
 
 
@@ -57,15 +61,21 @@ def master(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Address and port of rank 0's machine, where the group meets.
 
     Raises:
-        GroupError: where the environment does not say.
+        SettingsError: where the environment does not say.
     """
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]:
-        raise GroupError(f"environment: {' and '.join(missing)} missing: rank 0's place, set by torchrun.")
-    return environment["MASTER_ADDR"], _number(environment, "MASTER_PORT")
+        raise SettingsError(f"environment: {' and '.join(missing)} missing: rank 0's place, set by torchrun.")
+    port = _number(environment, "MASTER_PORT")
+    if not 0 < port <= HIGHEST_PORT:
+        raise SettingsError(
+            f"environment: MASTER_PORT is {port}, expected 1 to {HIGHEST_PORT} (torchrun sets it)."
+        )
+    return environment["MASTER_ADDR"], port
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment[name]
-    if not text.isdecimal():
-        raise GroupError(f"environment: {name} is {text!r}, expected a whole number (torchrun sets it).")
+    if not WHOLE.fullmatch(text):
+        shown = repr(text[:LONGEST_SHOWN])
+        raise SettingsError(f"environment: {name} is {shown}, expected a whole number (torchrun sets it).")
     return int(text)

@@ -5,22 +5,27 @@ Waiting here polls about once a second, so it costs no core, and ends as soon as
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from torch.distributed import DistError, HashStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 
 from llm_finetune.distributed.alarm import Alarm
 from llm_finetune.distributed.ranks import Ranks, master
+from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import GroupError
 
 LONGEST_NAP = 1.0
 NEWS_SECONDS = 2.0
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def connect(ranks: Ranks, deadline_seconds: float) -> Store:
@@ -39,24 +44,28 @@ def connect(ranks: Ranks, deadline_seconds: float) -> Store:
         _wait_for_port(ranks, host, port, deadline_seconds)
     try:
         patience = timedelta(seconds=deadline_seconds)
-        store: Store = TCPStore(host, port, ranks.size, serve, patience, wait_for_workers=False)
+        opened = {"wait_for_workers": False, **(_only_here(ranks, host, port) if serve else {})}
+        store: Store = TCPStore(host, port, ranks.size, serve, patience, **opened)
         return store
-    except DistError as error:
+    except (DistError, OSError, UnicodeError) as error:
         raise GroupError(f"the rendezvous store does not open at {host}:{port}: {error}") from error
 
 
 class Rendezvous:
-    """The store as one rank sees it."""
+    """The store as one rank sees it.
+
+    torch's store asks nobody who he is. So what the ranks leave there is signed with the job's secret.
+    """
 
     def __init__(self, store: Store, ranks: Ranks, alarm: Alarm) -> None:
         self.store = store
         self._ranks = ranks
         self.alarm = alarm
+        self._secret = job_secret() if ranks.size > 1 else None
 
     def publish(self, key: str, value: str) -> None:
         """Leaves `value` for all ranks."""
-        with self._explained():
-            self.store.set(f"value/{key}", value)
+        self._set(f"value/{key}", value)
 
     def await_value(self, key: str, deadline_seconds: float) -> str:
         """Waits for what another rank publishes.
@@ -72,9 +81,7 @@ class Rendezvous:
             )
 
         self._wait([f"value/{key}"], deadline_seconds, late)
-        with self._explained():
-            value: bytes = self.store.get(f"value/{key}")
-            return value.decode()
+        return self._get(f"value/{key}")
 
     def arrive(self, place: str, deadline_seconds: float) -> None:
         """Waits until all ranks have arrived at `place`, each once.
@@ -84,8 +91,7 @@ class Rendezvous:
                 rank has failed or is gone.
         """
         keys = [f"place/{place}/{rank}" for rank in range(self._ranks.size)]
-        with self._explained():
-            self.store.set(keys[self._ranks.rank], "")
+        self._set(keys[self._ranks.rank], "")
 
         def late() -> str:
             missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
@@ -93,6 +99,30 @@ class Rendezvous:
             return f"{names} of {self._ranks.size} did not arrive at {place!r} within {deadline_seconds:g} s."
 
         self._wait(keys, deadline_seconds, late)
+        for key in keys:
+            self._get(key)
+
+    def _set(self, key: str, value: str) -> None:
+        with self._explained():
+            self.store.set(key, self._signature(key, value) + value)
+
+    def _get(self, key: str) -> str:
+        with self._explained():
+            content: bytes = self.store.get(key)
+        text = content.decode(errors="replace")
+        length = len(self._signature(key, ""))
+        given, value = text[:length], text[length:]
+        if not hmac.compare_digest(given.encode(), self._signature(key, value).encode()):
+            raise GroupError(f"the rendezvous store holds a {key!r} that no rank of this job has written")
+        return value
+
+    def _signature(self, key: str, value: str) -> str:
+        """Proof that a rank of this group has written it; empty where the job has no secret."""
+        if self._secret is None:
+            return ""
+        group = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        signed = "\0".join(("store", group, key, value))
+        return hmac.new(self._secret, signed.encode(), hashlib.sha256).hexdigest()
 
     def _wait(self, keys: list[str], deadline_seconds: float, late: Callable[[], str]) -> None:
         end = time.monotonic() + deadline_seconds
@@ -115,6 +145,13 @@ class Rendezvous:
             raise GroupError(f"the rendezvous store is gone, and rank 0 with it: {error}") from error
 
 
+def _only_here(ranks: Ranks, host: str, port: int) -> dict[str, Any]:
+    """Where all ranks are on this machine, nobody else can reach the store."""
+    if ranks.local_size < ranks.size or host not in LOOPBACK:
+        return {}
+    return {"master_listen_fd": socket.create_server((host, port)).detach()}
+
+
 def _wait_for_port(ranks: Ranks, host: str, port: int, deadline_seconds: float) -> None:
     """TCPStore would wait too, but beyond its timeout and with a C++ stack for each attempt."""
     end = time.monotonic() + deadline_seconds
@@ -122,7 +159,7 @@ def _wait_for_port(ranks: Ranks, host: str, port: int, deadline_seconds: float) 
         try:
             with socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic())):
                 return
-        except OSError as error:  # refused, no route, or a name that is not known yet
+        except (OSError, UnicodeError) as error:  # refused, no route, or a name that is not known yet
             if time.monotonic() + LONGEST_NAP > end:
                 raise GroupError(
                     f"rank 0 of {ranks.size} did not open the rendezvous store at {host}:{port} "

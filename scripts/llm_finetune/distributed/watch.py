@@ -34,13 +34,13 @@ def end_after(
 ) -> threading.Timer:
     """Starts a timer that ends this process with `exit_code`, unless it is cancelled.
 
-    It prints `last_words()` and where each thread hangs. Collectives release the interpreter's lock, so
+    It prints where each thread hangs, and `last_words()`. Collectives release the interpreter's lock, so
     the timer's thread runs while the main one hangs in them.
     """
 
     def end() -> None:
-        print(last_words(), file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr)
+        print(last_words(), file=sys.stderr, flush=True)  # last, where the launcher looks for them
         end_now(exit_code)
 
     timer = threading.Timer(seconds, end)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch.distributed import HashStore  # type: ignore[attr-defined]
@@ -20,6 +20,7 @@ from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.judgement import cause_of
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
+from llm_finetune.launcher.signals import name_of
 from llm_finetune.launcher.tether import holding_children
 
 
@@ -74,6 +75,9 @@ class _Agent(LocalElasticAgent):
         if self._pcontext is None:
             return
         try:
+            for rank in self._pcontext.pids().values():
+                with suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGCONT)  # one that was stopped would not hear the next
             self._pcontext.close(death_sig, self._grace_seconds)
         except BaseException:  # a second signal: at once
             self._pcontext.close(signal.SIGKILL, self._grace_seconds)
@@ -138,7 +142,7 @@ def _ending(result: RunResult, logs: RankLogs) -> Ending:
 def _ended(failure: ProcessFailure, logs: RankLogs) -> Ending:
     code = failure.exitcode
     if code < 0:
-        return Ending(128 - code, f"ended by {signal.Signals(-code).name}")
+        return Ending(128 - code, f"ended by {name_of(-code)}")
     if os.path.isfile(failure.error_file):
         return Ending(code, str(failure.message))
     return Ending(code, logs.last_line(failure.local_rank) or f"left with exit code {code}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 # Exit codes from here on are worth another try; the chart's restartPolicy ExitCode says the same.
 FIRST_RETRY = 128
@@ -21,6 +22,14 @@ class Ending:
     exit_code: int
     message: str
     asked: bool = False
+
+    @classmethod
+    def from_word(cls, word: Any) -> Ending | None:
+        """An end that another process tells of; None where no process says such a thing."""
+        match word:
+            case {"exit_code": int(code), "message": str(message), "asked": bool(asked), **more}:
+                return cls(code, message, asked) if 0 <= code < 256 and not more else None
+        return None
 
     @property
     def is_permanent(self) -> bool:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
 from llm_finetune.launcher.signals import NUMBERS
 
+STOPPED_SECONDS = 60.0  # a debugger's stop is none: it is told to the debugger alone
 
-def under_init(main: Callable[[], int], if_killed: Callable[[int], None]) -> int:
+
+def under_init(
+    main: Callable[[], int], if_killed: Callable[[int], None], stopped_seconds: float = STOPPED_SECONDS
+) -> int:
     """Runs `main` in a child where this is process 1, else here.
 
     Args:
         if_killed: told the signal that killed the child, which could not say so itself.
+        stopped_seconds: how long the child may be stopped (SIGSTOP) before it is killed.
 
     Returns:
         The exit code: the child's, or 128 + n where signal n ended it.
@@ -39,9 +45,18 @@ def under_init(main: Callable[[], int], if_killed: Callable[[int], None]) -> int
     for number in NUMBERS:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+    stopped: threading.Timer | None = None
     while True:
-        ended, status = os.wait()
-        if ended == child:
+        ended, status = os.waitpid(-1, os.WUNTRACED | os.WCONTINUED)
+        if ended != child:
+            continue
+        if stopped:
+            stopped.cancel()
+        if os.WIFSTOPPED(status):
+            stopped = threading.Timer(stopped_seconds, os.kill, (child, signal.SIGKILL))
+            stopped.daemon = True
+            stopped.start()
+        elif not os.WIFCONTINUED(status):
             code = os.waitstatus_to_exitcode(status)
             if code < 0:
                 if_killed(-code)

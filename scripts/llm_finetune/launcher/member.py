@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import socket
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from queue import Empty, SimpleQueue
-from typing import Any
 
-from llm_finetune.distributed.line import Line
+from llm_finetune.distributed import handshake
+from llm_finetune.distributed.line import Line, parsed
+from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher.ending import Ending
+from llm_finetune.launcher.reception import PULSE_SECONDS, PURPOSE
 from llm_finetune.launcher.round import Round
 
 CONNECT_SECONDS = 5.0
@@ -28,6 +31,13 @@ class StopError(Exception):
     """The leader wants this worker's ranks stopped: another round shall begin, or the job is over."""
 
 
+class GoneError(StopError):
+    """The leader is gone, or stands still."""
+
+
+Word = Round | Ending | StopError
+
+
 class Member:
     """This worker, as the leader sees it.
 
@@ -36,17 +46,25 @@ class Member:
         endpoint: host and port where the leader listens; the host's name may not be known yet.
         settings_digest: workers of other settings are of another job.
         patience_seconds: how long the leader may be away.
+        stall_seconds: how long it may be there and say nothing.
     """
 
     def __init__(
-        self, name: str, endpoint: tuple[str, int], settings_digest: str, patience_seconds: float
+        self,
+        name: str,
+        endpoint: tuple[str, int],
+        settings_digest: str,
+        patience_seconds: float,
+        stall_seconds: float = math.inf,
     ) -> None:
         self.name = name
         self._endpoint = endpoint
         self._settings_digest = settings_digest
         self._patience_seconds = patience_seconds
+        self._silence_seconds = max(stall_seconds, 3 * PULSE_SECONDS) if stall_seconds < math.inf else None
         self._line: Line | None = None
-        self._heard: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._heard: SimpleQueue[Word] = SimpleQueue()
+        self._away_since: float | None = None
 
     def next(self) -> Round | Ending:
         """Waits for the leader's word: a round to run, or how the job has ended.
@@ -57,13 +75,15 @@ class Member:
         while True:
             self._connect()
             word = self._heard.get()
-            if "start" in word:
-                return Round(**word["start"])
-            if "leave" in word:
-                return Ending(**word["leave"])
-            if "gone" in word:
-                log.warning("the worker that leads, at %s:%d, is gone; waiting for it", *self._endpoint)
-                self._line = None
+            if isinstance(word, Round | Ending):
+                return word
+            if isinstance(word, GoneError):
+                self._hang_up()
+                away_seconds = time.monotonic() - (self._away_since or math.inf)
+                if away_seconds > self._patience_seconds:  # it answers, and never says a word
+                    raise GroupError(f"{word}, for {away_seconds:.0f} s")
+                log.warning("%s; waiting for it", word)
+                time.sleep(PAUSE_SECONDS)  # one that hangs up at once would be called without a pause
 
     def check(self) -> None:
         """Raises StopError when the leader wants this worker's ranks stopped, or is gone."""
@@ -72,7 +92,7 @@ class Member:
         except Empty:
             return
         self._heard.put(word)
-        raise StopError(word.get("stop", "the worker that leads is gone"))
+        raise word if isinstance(word, StopError) else StopError("the worker that leads begins anew")
 
     def report(self, ending: Ending) -> None:
         """Says how this worker's part of the round ended, or that it cannot take part in any."""
@@ -86,11 +106,12 @@ class Member:
         """Comes to the leader, unless it is there already."""
         if self._line is not None:
             return
-        began = said = time.monotonic()
+        said = time.monotonic()
+        self._away_since = began = self._away_since or said
         while self._line is None:
             try:
                 self._call()
-            except OSError as error:  # not there yet: no name, no route, or nobody listens
+            except OSError as error:  # not there yet: no name, no route, nobody listens, or a stranger does
                 now = time.monotonic()
                 waited = f"waited {now - began:.0f} s for the worker that leads, at %s:%d (%s)"
                 if now - began > self._patience_seconds:
@@ -103,13 +124,38 @@ class Member:
     def _call(self) -> None:
         """Calls the leader once, and says who calls."""
         line = Line(socket.create_connection(self._endpoint, CONNECT_SECONDS))
-        line.say(json.dumps({"hello": {"name": self.name, "settings": self._settings_digest}}))
+        hello = {"name": self.name, "settings": self._settings_digest}
+        try:
+            handshake.introduce(line, PURPOSE, hello, job_secret())
+        except OSError:
+            line.close()
+            raise
         self._heard = SimpleQueue()
-        threading.Thread(target=_listen, args=(line, self._heard), daemon=True).start()
+        threading.Thread(target=self._listen, args=(line, self._heard), daemon=True).start()
         self._line = line
 
+    def _listen(self, line: Line, heard: SimpleQueue[Word]) -> None:
+        there = "the worker that leads, at {}:{},".format(*self._endpoint)
+        try:
+            while words := line.hear(self._silence_seconds):
+                self._away_since = None
+                if (word := understood(words)) is not None:
+                    heard.put(word)
+            heard.put(GoneError(f"{there} is gone"))
+        except TimeoutError:
+            heard.put(GoneError(f"{there} stands still: it said nothing for {self._silence_seconds:g} s"))
+        line.hang_up()
 
-def _listen(line: Line, heard: SimpleQueue[dict[str, Any]]) -> None:
-    while words := line.hear():
-        heard.put(json.loads(words))
-    heard.put({"gone": True})
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.hang_up()
+            self._line.close()
+            self._line = None
+
+
+def understood(words: str) -> Word | None:
+    """What a leader's line means; None for a sign that it runs, or for what no leader says."""
+    said = parsed(words)
+    if isinstance(why := said.get("stop"), str):
+        return StopError(why)
+    return Round.from_word(said.get("start")) or Ending.from_word(said.get("leave"))

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llm_finetune.distributed.ranks import HIGHEST_PORT, WHOLE
 from llm_finetune.errors import SettingsError
 
 PORT = 23456
@@ -64,8 +65,27 @@ class Place:
         host, _, port = endpoint.rpartition(":") if ":" in endpoint else (endpoint, "", "")
         least, _, most = environment.get("PET_NNODES", str(workers)).partition(":")
         restarts = environment.get("PET_MAX_RESTARTS", "0")
-        numbers = {"PET_RDZV_ENDPOINT": port or "0", "PET_NNODES": least + most, "PET_MAX_RESTARTS": restarts}
-        for variable, text in numbers.items():
-            if not text.isdecimal():
+        numbers = {
+            "PET_RDZV_ENDPOINT": [port] if port else [],
+            "PET_NNODES": [least, most] if most else [least],
+            "PET_MAX_RESTARTS": [restarts],
+        }
+        for variable, texts in numbers.items():
+            if not all(WHOLE.fullmatch(text) for text in texts):
                 raise SettingsError(f"environment: {variable} is {environment[variable]!r}, expected numbers")
-        return cls(name, (host or name, int(port or PORT)), int(least), int(most or least), int(restarts))
+        place = cls(name, (host or name, int(port or PORT)), int(least), int(most or least), int(restarts))
+        if not (0 < place.endpoint[1] <= HIGHEST_PORT and _is_a_name(place.endpoint[0])):
+            raise SettingsError(
+                f"environment: PET_RDZV_ENDPOINT is {endpoint!r}, expected worker-0's host and a port "
+                f"from 1 to {HIGHEST_PORT}"
+            )
+        return place
+
+
+def _is_a_name(host: str) -> bool:
+    """Whether a host can be called so: else the resolver of Python fails in ways of its own."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host.isprintable() and "\0" not in host

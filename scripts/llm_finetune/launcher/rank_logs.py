@@ -11,6 +11,7 @@ from llm_finetune import atomic
 from llm_finetune.volume import writing
 
 OUT, ERR = "out", "err"
+TAIL_BYTES = 65536
 
 
 class RankLogs(LogsSpecs):
@@ -55,8 +56,15 @@ class RankLogs(LogsSpecs):
     def last_lines(self, local_rank: int, count: int) -> list[str]:
         """The last complaints of a rank."""
         file = self._file(local_rank, ERR)
-        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        lines = _end_of(file).splitlines() if file.is_file() else []
         return [line for line in lines if line.strip()][-count:]
 
     def _file(self, local_rank: int, end: str) -> Path:
         return self._folder / f"rank-{self._ranks[local_rank]}.{end}.log"
+
+
+def _end_of(file: Path) -> str:
+    """The end of a log, which may have grown for days."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        return stream.read(TAIL_BYTES).decode(errors="replace")

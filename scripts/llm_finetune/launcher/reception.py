@@ -5,34 +5,36 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from dataclasses import asdict, dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import Any
 
-from llm_finetune.distributed.line import Line
+from llm_finetune.distributed.door import Door, NotAdmittedError
+from llm_finetune.distributed.line import Line, parsed
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher.ending import Ending
 
-HELLO_SECONDS = 5.0
+PURPOSE = "workers"
 GONE = "gone: it was killed, or its machine or link failed"
+LONGEST_NAME = 253  # of a pod
+MOST_EVENTS = 1000  # that nobody has looked at; whoever says more has to wait
+PULSE_SECONDS = 5.0  # from one sign that this process runs to the next
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a worker said; None: it is gone."""
+    """Something that a worker said, or that it is gone.
+
+    Attributes:
+        ending: of its part in a round; of the part that it had before, where it has come just now.
+    """
 
     name: str
     line: Line
-    word: dict[str, Any] | None
-
-    @property
-    def ending(self) -> Ending | None:
-        """The end of its part in a round, if this is one."""
-        if self.word is None:
-            return Ending(GroupError.exit_code, GONE)
-        if "ended" in self.word:
-            return Ending(**self.word["ended"])
-        return Ending(GroupError.exit_code, "was started anew")
+    ending: Ending
+    has_come: bool = False
+    is_gone: bool = False
 
 
 class Reception:
@@ -46,9 +48,10 @@ class Reception:
     def __init__(self, port: int, settings_digest: str) -> None:
         self._settings_digest = settings_digest
         self._lines: dict[str, Line] = {}
-        self._events: SimpleQueue[Event] = SimpleQueue()
-        self._server = _listening(port)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._open: set[Line] = set()
+        self._events: Queue[Event] = Queue(MOST_EVENTS)
+        Door(_listening(port), PURPOSE, self._hear)
+        threading.Thread(target=self._give_pulse, daemon=True).start()
 
     @property
     def here(self) -> set[str]:
@@ -65,8 +68,7 @@ class Reception:
             event = self._events.get(timeout=seconds)
         except Empty:
             return None
-        is_new = event.word is not None and "hello" in event.word
-        if is_new:
+        if event.has_come:
             # Two that live, as where a node comes back after its pod was made anew: else each would push the
             # other out for ever.
             if older := self._lines.get(event.name):
@@ -74,7 +76,7 @@ class Reception:
             self._lines[event.name] = event.line
         elif self._lines.get(event.name) is not event.line:
             return None  # of a line that another has replaced already
-        elif event.word is None or event.word["ended"]["asked"]:  # it leaves
+        elif event.is_gone or event.ending.asked:  # it leaves
             del self._lines[event.name]
         return event
 
@@ -89,26 +91,32 @@ class Reception:
         for name in names & self.here:
             self._lines[name].say(json.dumps(word))
 
-    def _accept(self) -> None:
-        while True:
-            line = Line(self._server.accept()[0])
-            threading.Thread(target=self._listen, args=(line,), daemon=True).start()
-
-    def _listen(self, line: Line) -> None:
+    def _hear(self, hello: dict[str, Any], line: Line) -> None:
         """Hears one worker to its end."""
-        try:
-            hello = json.loads(line.hear(HELLO_SECONDS))["hello"]
-            name, digest = str(hello["name"]), hello["settings"]
-        except (ValueError, KeyError, TypeError, TimeoutError):  # a port scanner, a health check
-            line.hang_up()
-            return
+        name, digest = hello.get("name"), hello.get("settings")
+        if not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME):
+            raise NotAdmittedError("it says no name that a worker has")
         if digest != self._settings_digest:
-            _turn_away(line, f"{name} has other settings than the worker that leads")
-            return
-        self._events.put(Event(name, line, {"hello": hello}))
+            why = f"{name} has other settings than the worker that leads"
+            _turn_away(line, why)
+            raise NotAdmittedError(why)
+        self._open.add(line)
+        self._events.put(Event(name, line, Ending(GroupError.exit_code, "was started anew"), has_come=True))
         while words := line.hear():
-            self._events.put(Event(name, line, json.loads(words)))
-        self._events.put(Event(name, line, None))
+            ending = Ending.from_word(parsed(words).get("ended"))
+            if ending is None:  # what no worker says
+                break
+            self._events.put(Event(name, line, ending))
+        self._open.discard(line)
+        line.hang_up()
+        self._events.put(Event(name, line, Ending(GroupError.exit_code, GONE), is_gone=True))
+
+    def _give_pulse(self) -> None:
+        """So the workers know that this process runs: the kernel answers for one that is stopped."""
+        while True:
+            time.sleep(PULSE_SECONDS)
+            for line in list(self._open):
+                line.say(json.dumps({"pulse": True}))
 
 
 def _turn_away(line: Line, why: str) -> None:
@@ -118,8 +126,12 @@ def _turn_away(line: Line, why: str) -> None:
 
 def _listening(port: int) -> socket.socket:
     try:
+        # Strangers take no place in the queue from workers.
+        queue = socket.SOMAXCONN
         if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise GroupError(f"the leader cannot listen at port {port}: {error.strerror}") from error
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=queue
+            )
+        return socket.create_server(("", port), backlog=queue)
+    except (OSError, OverflowError) as error:
+        raise GroupError(f"the leader cannot listen at port {port}: {error}") from error

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llm_finetune.distributed.ranks import HIGHEST_PORT
+
+MOST = 10**9  # rounds, and workers
+ADDRESS = re.compile(r"[0-9A-Za-z.:%_-]{1,253}")
 
 
 @dataclass(frozen=True)
@@ -21,3 +28,15 @@ class Round:
     group_size: int
     master_addr: str
     master_port: int
+
+    @classmethod
+    def from_word(cls, word: Any) -> Round | None:
+        """A round that the leader tells of; None where no leader says such a thing."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(word, dict) or word.keys() != set(names):
+            return None
+        number, rank, size, address, port = (word[name] for name in names)
+        if not all(type(one) is int for one in (number, rank, size, port)) or not isinstance(address, str):
+            return None
+        fits = 0 < number <= MOST and 0 <= rank < size <= MOST and 0 < port <= HIGHEST_PORT
+        return cls(**word) if fits and ADDRESS.fullmatch(address) else None

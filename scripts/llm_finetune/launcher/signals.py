@@ -11,6 +11,11 @@ from types import FrameType
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
+def name_of(number: int) -> str:
+    """A signal's name; its number where Python has none for it."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
 def heeded() -> list[signal.Signals]:
     """Those that this process listens to: under nohup a closed terminal is no reason to stop."""
     return [one for one in NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from llm_finetune.distributed.state_file import is_count, read_state
 from llm_finetune.launcher.ending import Ending
-from llm_finetune.report.results import read_json, write_result
+from llm_finetune.launcher.round import MOST
+from llm_finetune.report.results import write_result
 
 COUNTS = ("number", "begun_at", "failures")
 
@@ -67,10 +69,14 @@ class Tally:
 def _read(file: Path) -> dict[str, Any]:
     """What is kept there; a file that is broken must not keep the job from going on."""
     try:
-        kept = read_json(file) or dict.fromkeys(COUNTS, 0)
-        if not all(isinstance(kept[name], int) for name in COUNTS):
-            raise TypeError("counts that are no numbers")
-        return kept
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be read (%r): the rounds are counted anew", file, error)
+        kept = read_state(file)
+        number, begun_at, failures = (kept.get(name) for name in COUNTS)
+        if is_count(number) and is_count(begun_at) and is_count(failures) and begun_at <= number <= MOST:
+            return kept
+        problem = "it does not hold what a leader writes"
+    except FileNotFoundError:
         return dict.fromkeys(COUNTS, 0)
+    except OSError as error:
+        problem = str(error)
+    log.warning("%s cannot be read (%s): the rounds are counted anew", file, problem)
+    return dict.fromkeys(COUNTS, 0)

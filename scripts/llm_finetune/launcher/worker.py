@@ -12,6 +12,7 @@ from pathlib import Path
 from llm_finetune import atomic
 from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.distributed import available_cores, share
+from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.launcher import preload
 from llm_finetune.launcher.arrival import Copying, await_all, awaited_on
@@ -23,7 +24,7 @@ from llm_finetune.launcher.operator import Place
 from llm_finetune.launcher.paths import check_written, resolved
 from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signals import SignalledError, raised_signals
+from llm_finetune.launcher.signals import SignalledError, name_of, raised_signals
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 from llm_finetune.machine import check_machine
@@ -76,10 +77,13 @@ def _work(options: Options) -> Ending:
     check_written(settings, options.volume)
     settings = resolved(settings)
     _check(settings, options)
+    if options.wait_for_workers > 1:
+        say_where_there_is_none()
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
     signs = Signs(Path(settings.train.output_dir) / STATE)
     leader = _leader(settings, options, place, digest, signs) if place.leads else None
-    member = Member(place.name, place.endpoint, digest, settings.wait_for_peers_minutes * 60)
+    patience, stall = settings.wait_for_peers_minutes * 60, settings.stall_timeout_minutes * 60
+    member = Member(place.name, place.endpoint, digest, patience, stall)
     preload.drop_missing()
     cores, processes = available_cores(), settings.processes_per_worker
     threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, processes)))
@@ -134,7 +138,7 @@ def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, opti
 
 def was_killed(number: int) -> None:
     """Leaves last words for a launcher that was killed, and so could not."""
-    name = signal.Signals(number).name
+    name = name_of(number)
     hint = " (out of memory?)" if number == signal.SIGKILL else ""
     leave_to_kubernetes(Ending(128 + number, f"the launcher was ended by {name}{hint}"))
 
@@ -142,6 +146,7 @@ def was_killed(number: int) -> None:
 def _check(settings: Settings, options: Options) -> None:
     """What can be known before anything heavy loads and before a peer is asked."""
     check_machine(settings, options.wait_for_workers * settings.processes_per_worker)
+    job_secret()
     if not Path(settings.script).is_file():
         raise SettingsError(
             f"distributed.script: there is no file {settings.script} in this image; "

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_finetune.distributed import available_cores, launched, share
+from llm_finetune.distributed.secret import new_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
@@ -41,7 +42,8 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ("-m",
     with tempfile.TemporaryDirectory(prefix="llm-finetune-ranks-") as folder, raised_signals():
         logs = RankLogs(Path(folder), terminal=True)
         try:
-            ending = run_round(alone, processes, [*entry, *argv], logs, grace_seconds=GRACE_SECONDS)
+            with new_secret(Path(folder)):
+                ending = run_round(alone, processes, [*entry, *argv], logs, grace_seconds=GRACE_SECONDS)
         except SignalledError as stop:
             return stop.exit_code
         if ending.exit_code:

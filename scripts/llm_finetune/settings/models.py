@@ -282,6 +282,11 @@ class Settings(Section):
         60.0,
         "How long a process may hang after another one failed, before it is ended; with ccl all hang.",
     )
+    stall_timeout_minutes: float = key(
+        number(above=0),
+        10.0,
+        "How long a process may live and do nothing while the others wait, before the group starts again.",
+    )
     wait_for_preparation_minutes: float = key(
         number(above=0), 240.0, "How long the others wait while the first process downloads and prepares."
     )

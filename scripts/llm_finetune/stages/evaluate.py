@@ -9,6 +9,7 @@ import torch
 
 from llm_finetune.data import Split
 from llm_finetune.distributed.group import Group
+from llm_finetune.distributed.progress import alive
 from llm_finetune.model.precision import Precision
 from llm_finetune.objective.supervised import label_log_probs
 from llm_finetune.stages.batches import deal
@@ -49,6 +50,7 @@ def evaluate(
             )
             total -= log_probs.double().sum().item()
             labels += log_probs.numel()
+            alive()
     model.train(was_training)
     all_ranks = group.sum_([total, labels])
     return Evaluation(loss=all_ranks[0] / all_ranks[1], tokens=int(all_ranks[1]))

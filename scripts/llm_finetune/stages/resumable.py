@@ -25,6 +25,7 @@ from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer
 from llm_finetune.data import Split
 from llm_finetune.distributed.group import Group
+from llm_finetune.distributed.progress import apart, begin_loop, end_loop
 from llm_finetune.errors import LossError
 from llm_finetune.stages.batches import DealtBatches, deal
 from llm_finetune.stages.leaving import Leaving
@@ -252,7 +253,8 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         """Writes the last finished step, unless it is on the disk."""
         if self.progress == self.saved:
             return
-        training.write(self, self.progress, self.group.ranks.size)
+        with apart():  # a slow volume is no reason to start again
+            training.write(self, self.progress, self.group.ranks.size)
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         folders.rotate(Path(self.args.output_dir), self.args.save_total_limit, best)
         self.saved, self.saved_at = self.progress, time.monotonic()
@@ -274,6 +276,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def _finalize_training(self, *arguments: Any) -> Any:
         """The best checkpoint is named only now: its folder may have moved since it was written."""
+        end_loop()
         if self.args.load_best_model_at_end and self.state.best_global_step:
             best = Path(self.args.output_dir) / folders.name_of(self.state.best_global_step)
             # By rank 0, which may still be writing it: it is read once, and all load the same.
@@ -292,6 +295,9 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: ResumableTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        begin_loop()
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.trainer.before_optimizer_step()

@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from llm_finetune.data import Prepared, Split
 from llm_finetune.distributed import heartbeat
 from llm_finetune.distributed.group import Group
+from llm_finetune.distributed.progress import part_done
 from llm_finetune.model.precision import Precision
 from llm_finetune.objective.supervised import label_log_probs
 from llm_finetune.report.progress import Display, Pace, StepReport
@@ -145,6 +146,7 @@ class RowTrainer(ResumableTrainer):
         """The step's loss: the mean over all labels of all micro-batches and ranks."""
         self.tokens_seen += int(inputs["tokens"])
         log_probs = label_log_probs(model, inputs["input_ids"], inputs["position_ids"], inputs["labels"])
+        part_done()
         # Each rank adds its part; DistributedDataParallel divides the sum by the number of ranks again.
         return log_probs.sum() * (-self.group.ranks.size / float(num_items_in_batch))
 
