@@ -47,6 +47,13 @@ def no_numbers(folder: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
+def twice(folder: Path) -> None:
+    """An index of other files beside the whole: transformers reads the one, this project the other."""
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    weight_map = dict.fromkeys(load_file(folder / "other.safetensors"), "other.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
 def link_to_nothing(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("blobs/gone")
@@ -70,8 +77,14 @@ BROKEN: list[tuple[str, Break, dict[str, Any], str]] = [
     ("unknown type", lambda f: edit_json(f / "config.json", model_type="nonsense"), {}, "nonsense"),
     ("no language model", lambda f: edit_json(f / "config.json", model_type="vit"), {}, "not a causal"),
     ("code of its own", own_code, {}, "distributed.trustRemoteCode"),
-    ("no weights", lambda f: (f / "model.safetensors").unlink(), {}, "no weights; expected *.safetensors"),
+    (
+        "no weights",
+        lambda f: (f / "model.safetensors").unlink(),
+        {},
+        "no weights; expected model.safe",
+    ),
     ("pickled weights", pickled, {}, "only pickled weights"),
+    ("weights twice", twice, {}, "both model.safetensors and model.safetensors.index.json"),
     ("half the weights", lambda f: cut_in_half(f / "model.safetensors"), {}, "the weights cannot be read"),
     ("a weight is missing", without_weight, {}, "model.layers.1.mlp.up_proj.weight"),
     ("a link to nothing", link_to_nothing, {}, "model.safetensors: a link that leads nowhere"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from command import assignments, run_apart
 from plain import PLAIN
@@ -62,6 +64,25 @@ def test_a_cache_that_cannot_be_written_is_named(hub: ServingHub, tmp_path: Path
     done = run_apart(*options(tmp_path / "out"), HF_HOME=str(home), HF_ENDPOINT=hub.address)
     assert done.code == 5, done.text
     assert f"{home}/hub/models--somebody--tiny/blobs: cannot be written: Not a directory" in done.text
+
+
+def test_weights_that_a_repository_holds_twice_are_fetched_once(model_folder: Path, tmp_path: Path) -> None:
+    """Beside numbered files stand the same weights as a whole, and for other tools."""
+    folder = tmp_path / "twice"
+    shutil.copytree(model_folder, folder)
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
+    for other in ("consolidated.safetensors", "original/model.safetensors", "model-fp16.safetensors"):
+        (folder / other).parent.mkdir(exist_ok=True)
+        shutil.copy(model_folder / "model.safetensors", folder / other)
+    named = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values()
+    assert len(set(named)) > 1
+    fetching = (
+        "from llm_finetune.model.fetch import fetch; fetch('somebody/twice', None, weights=True, code=False)"
+    )
+    with serving_hub({"models/somebody/twice": folder}) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        subprocess.run([sys.executable, "-c", fetching], env=environment, check=True)
+    assert {file for file in hub.served if file.endswith(".safetensors")} == set(named)
 
 
 PROGRAM = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from glob import escape
 from pathlib import Path
 
 from llm_finetune.errors import ModelError
@@ -11,10 +12,10 @@ from llm_finetune.model.download import download
 
 # Small files first: with these alone, settings and data can be checked before gigabytes are fetched.
 DESCRIPTION_FILES = ["*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]
-WEIGHT_FILES = ["*.safetensors"]
-CODE_FILES = ["*.py"]
 INDEX = "model.safetensors.index.json"
-
+# Where there is an index, the files that it names. Others are the same weights once more, for other tools.
+WEIGHT_FILES = ["model.safetensors"]
+CODE_FILES = ["*.py"]
 
 SETTING = "distributed.modelNameOrPath"
 
@@ -43,8 +44,13 @@ def fetch(
             f"{named_in}: no folder {name_or_path}; expected a folder with config.json, "
             "or the name of a model on the Hugging Face Hub (owner/name)"
         )
-    patterns = DESCRIPTION_FILES + (WEIGHT_FILES if weights else []) + (CODE_FILES if code else [])
-    return _checked(download(name_or_path, revision, patterns, named_in), weights)
+    patterns = DESCRIPTION_FILES + (CODE_FILES if code else [])
+    folder = _checked(download(name_or_path, revision, patterns, named_in), weights=False)
+    if not weights:
+        return folder
+    # Of that very commit, by which the cache names its folders: a branch may have moved on meanwhile.
+    named = [escape(file) for file in weight_files(folder)]
+    return _checked(download(name_or_path, folder.name, named, named_in), weights=True)
 
 
 def looks_like_a_path(name: str) -> bool:
@@ -81,6 +87,13 @@ def read_index(index: Path) -> dict[str, str]:
     return dict(weight_map)
 
 
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold the weights. Raises ModelError where the index does not say so."""
+    if (folder / INDEX).is_file():
+        return sorted(set(read_index(folder / INDEX).values()))
+    return WEIGHT_FILES
+
+
 def _checked(folder: Path, weights: bool) -> Path:
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
@@ -89,13 +102,29 @@ def _checked(folder: Path, weights: bool) -> Path:
             hint = " (an adapter is not a base model: name its base)"
         raise ModelError(f"{folder}: no config.json in this model folder{hint}; it holds {found}")
     check_links(folder)
-    if weights and not any(folder.glob("*.safetensors")):
+    if weights:
+        _check_weight_files(folder)
+    return folder
+
+
+def _check_weight_files(folder: Path) -> None:
+    files = weight_files(folder)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing and (folder / INDEX).is_file():
+        raise ModelError(
+            f"{folder}: no file {missing[0]}, which {INDEX} names: the download is incomplete; fetch the "
+            "model again"
+        )
+    if missing:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         why = "only pickled weights, which could run code when they are read" if pickled else "no weights"
         raise ModelError(
-            f"{folder}: {why}; expected *.safetensors"
+            f"{folder}: {why}; expected {missing[0]}, or {INDEX} and the files that it names"
             + ("; choose a revision that has them, or convert the model once" if pickled else "")
         )
-    if weights and (folder / INDEX).is_file():
-        read_index(folder / INDEX)
-    return folder
+    for single in WEIGHT_FILES:
+        if single not in files and (folder / single).is_file():
+            raise ModelError(
+                f"{folder}: both {single} and {INDEX}, which names other files; remove the one that is not "
+                "meant"
+            )
