@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from llm_finetune.settings import Settings
+from llm_finetune.settings.keys import Key, Section
+
 Deciding = dict[str, Any]
 
 # Keys of train that may change in the middle of a run: where things go, how they are watched, who works.
@@ -94,14 +97,40 @@ def of_stages(values: dict[str, Any], model: str, records: str, validation: str)
     }
 
 
+def is_same(old: Deciding, new: Deciding) -> bool:
+    """Whether what was made from the old inputs is what the new ones make."""
+    return _difference(old, new) is None
+
+
 def first_difference(old: Deciding, new: Deciding) -> str:
     """The first key whose value differs, with both values; where none does, whose files or records do."""
-    for key in sorted(old.keys() | new.keys(), key=lambda key: (_is_digest(key), key)):
-        if old.get(key) != new.get(key):
-            if _is_digest(key):
-                return f"{key} changed"
-            return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
-    return "nothing"
+    key = _difference(old, new)
+    if key is None:
+        return "nothing"
+    if _is_digest(key):
+        return f"{key} changed"
+    return f"{key} was {_of(old, key)!r} and is {new[key]!r}"
+
+
+def _difference(old: Deciding, new: Deciding) -> str | None:
+    """An earlier version may have written the old inputs. What it did not know yet had its default's meaning;
+    what counted then and no longer does, or is gone, decides nothing now."""
+    digests = {key for key in old if _is_digest(key)}
+    keys = sorted(new.keys() | digests, key=lambda key: (_is_digest(key), key))
+    return next((key for key in keys if key not in new or _of(old, key) != new[key]), None)
+
+
+def _of(inputs: Deciding, key: str) -> Any:
+    return inputs[key] if key in inputs else _default(key)
+
+
+def _default(key: str) -> Any:
+    """What a key of the settings means where nobody says it; None for anything else."""
+    entry: Key | type[Section] | None = Settings
+    for name in key.split(".")[1:]:
+        entry = None if entry is None or isinstance(entry, Key) else entry.entries().get(name)
+    value = entry.read(entry.default) if isinstance(entry, Key) else None
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_digest(key: str) -> bool:

@@ -159,7 +159,7 @@ def look_into(
     if fresh:
         return RunFolder(path)
     old = read_run(path)
-    if old.get("deciding") == deciding["train"]:
+    if "deciding" in old and fingerprint.is_same(old["deciding"], deciding["train"]):
         done = _done(path, old, deciding, quantized)
         if "train" in done:
             _let_go(path)  # a kill may have come in between
@@ -168,7 +168,7 @@ def look_into(
         if "train" not in done:
             checkpoint = folders.newest_whole(path, lambda folder: unfit(folder, step_rows))
         base = path / results.BASE
-        has_base = _is_right(base) and read_result(base).get("deciding") == deciding["evaluate"]
+        has_base = _is_right(base) and _holds_base(base, deciding["evaluate"])
         return RunFolder(path, True, done, checkpoint, step_rows, has_base)
     left = _left_by_a_run(path)
     if left:
@@ -211,8 +211,21 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding], quantized: Path) -> tuple[str, ...]:
     stages = run.get("stages", {})
-    said = [stage for stage, inputs in deciding.items() if stages.get(stage) == inputs]
-    return tuple(stage for stage in said if _is_there(path, stage, quantized))
+    done = []
+    for stage, inputs in deciding.items():
+        if stage not in stages:
+            continue
+        if not fingerprint.is_same(stages[stage], inputs):
+            changed = fingerprint.first_difference(stages[stage], inputs)
+            log.info("%s: %s gives way where this job makes it: %s", path, RESULTS[stage][0], changed)
+        elif _is_there(path, stage, quantized):
+            done.append(stage)
+    return tuple(done)
+
+
+def _holds_base(file: Path, deciding: Deciding) -> bool:
+    judged = read_result(file)
+    return bool(judged) and fingerprint.is_same(judged["deciding"], deciding)
 
 
 def _is_there(path: Path, stage: str, quantized: Path) -> bool:
@@ -275,7 +288,7 @@ def _set_aside(path: Path) -> None:
         # A run that never finished is worth less than the whole one that waits there already.
         log.warning("%s: the unfinished run is deleted; a finished one waits in %s already", path, previous)
         for file in left:
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
     elif left or going.is_dir():
         log.info("%s: what was there waits in %s until this run's model is whole", path, previous)
         going.mkdir(exist_ok=True)

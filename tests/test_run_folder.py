@@ -1,0 +1,86 @@
+"""Whose an output folder is, whatever version of the project wrote what it says."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_finetune import fingerprint
+from llm_finetune.report import results
+from llm_finetune.run_folder import RunFolder, look_into
+from llm_finetune.settings import load
+
+OPTIONS = ["distributed.doQuantize=true"]
+
+
+def stages(*changes: str) -> dict[str, fingerprint.Deciding]:
+    values = load([], set_values=[*OPTIONS, *changes]).settings.to_values()
+    return fingerprint.of_stages(values, "model", "records", "validation")
+
+
+def finished(path: Path, *, without: str = "", beside: dict[str, Any] | None = None) -> None:
+    """A run whose training and evaluation are done, as a version with other keys wrote it."""
+    found = stages()
+    old = {
+        stage: {**{key: value for key, value in inputs.items() if key != without}, **(beside or {})}
+        for stage, inputs in found.items()
+    }
+    path.mkdir()
+    (path / "adapter_config.json").write_text("{}")
+    (path / "adapter_model.safetensors").touch()
+    figures = {"steps": 9, "seconds": 1.5, "tokens_per_second": 9.0, "peak_memory_bytes": 10**9}
+    results.write_result(path / results.TRAIN, figures)
+    results.write_result(path / results.HISTORY, [])
+    results.write_result(path / results.ALL, {})
+    folder = RunFolder(path, continues=True)
+    results.write_result(path / results.RUN, {"deciding": old["train"], "stages": {}})
+    for stage in ("train", "evaluate"):
+        folder.finish(stage, old[stage])
+
+
+def look(path: Path, deciding: dict[str, fingerprint.Deciding]) -> RunFolder:
+    return look_into(path, deciding, path / "quantized", overwrite=True, fresh=False)
+
+
+@pytest.mark.parametrize("key", sorted(key for key in stages()["evaluate"] if not key.endswith(")")))
+def test_a_key_that_an_earlier_version_had_not_has_its_default(key: str, tmp_path: Path) -> None:
+    finished(tmp_path / "out", without=key)
+    found = look(tmp_path / "out", stages())
+    # Without a default there is nothing that the earlier version can be taken to have meant.
+    assert found.continues
+    assert found.done == ("train", "evaluate")
+
+
+def test_a_new_key_with_another_value_than_its_default_is_another_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(tmp_path / "out", without="distributed.train.useDora")
+    with caplog.at_level(logging.WARNING):
+        found = look(tmp_path / "out", stages("distributed.train.useDora=true"))
+    assert not found.continues
+    assert "distributed.train.useDora was False and is True; it gives way" in caplog.text
+
+
+def test_a_key_that_is_gone_or_decides_nothing_any_more_discards_nothing(tmp_path: Path) -> None:
+    old = {"distributed.train.gone": 5, "distributed.train.loggingSteps": 7}
+    finished(tmp_path / "out", beside=old)
+    assert look(tmp_path / "out", stages()).done == ("train", "evaluate")
+
+
+def test_other_files_are_another_run_though_no_key_differs(tmp_path: Path) -> None:
+    finished(tmp_path / "out", beside={"distributed.train.outputDir (its files)": "another model"})
+    assert not look(tmp_path / "out", stages()).continues
+    assert not fingerprint.is_same({}, {"distributed.train (its records)": "records"})
+
+
+def test_what_is_made_anew_is_named_with_the_key_that_differs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(tmp_path / "out")
+    with caplog.at_level(logging.INFO):
+        found = look(tmp_path / "out", stages("distributed.eval.maxNewTokens=9"))
+    assert found.done == ("train",)
+    assert "all_results.json gives way where this job makes it: distributed.eval.maxNewTokens" in caplog.text
