@@ -28,6 +28,7 @@ env:
 - {name: CPU_REQUEST, valueFrom: {resourceFieldRef: {containerName: pytorch, resource: requests.cpu, divisor: 1m}}}
 {{- end }}
 - {name: HOME, value: /tmp}
+- {name: LLM_FINETUNE_SECRET_FILE, value: /etc/llm-finetune-secret/secret}
 {{- with .Values.envVars }}
 {{- $set := dict
   "LD_PRELOAD" .ldPreload

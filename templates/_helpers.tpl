@@ -32,6 +32,16 @@ that had to be changed gets a hash of the whole, so that two long ones stay apar
 {{- end -}}
 {{- end }}
 
+{{/* The Secret by which the workers tell each other from strangers. */}}
+{{- define "llm-finetune.jobSecretName" -}}
+{{- $own := include "llm-finetune.ownJobSecretName" . -}}
+{{- with .Values.jobSecret -}}{{- default $own .existingSecret -}}{{- else -}}{{- $own -}}{{- end -}}
+{{- end }}
+
+{{- define "llm-finetune.ownJobSecretName" -}}
+{{- include "llm-finetune.fullname" . }}-job-secret
+{{- end }}
+
 {{- define "llm-finetune.serviceAccountName" -}}
 {{- with .Values.serviceAccount -}}
 {{- default (ternary (include "llm-finetune.fullname" $) "" (default false .create)) .name -}}

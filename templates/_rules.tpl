@@ -79,7 +79,7 @@ deploy.env.configMapName: none, but deploy.env.enabled is true; write the Config
 
 {{/* Here too the job would be taken, and its pods never made. */}}
 {{- define "llm-finetune.extraRules" -}}
-{{- $volumes := list "storage" "tmp" "home" "token" "settings" "shm" }}
+{{- $volumes := list "storage" "tmp" "home" "token" "settings" "job-secret" "shm" }}
 {{- range .Values.extraVolumes }}
 {{- if has .name $volumes }}
 extraVolumes: the name {{ .name }} is taken; write another than {{ join ", " $volumes }}
@@ -87,7 +87,7 @@ extraVolumes: the name {{ .name }} is taken; write another than {{ join ", " $vo
 {{- $volumes = append $volumes .name }}
 {{- end }}
 {{- $home := clean .Values.envVars.hfHome }}
-{{- $paths := list "/tmp" "/dev/shm" "/etc/llm-finetune" $home (printf "%s/token" $home) (clean .Values.storage.pvcMountPath) }}
+{{- $paths := list "/tmp" "/dev/shm" "/etc/llm-finetune" "/etc/llm-finetune-secret" $home (printf "%s/token" $home) (clean .Values.storage.pvcMountPath) }}
 {{- range .Values.extraVolumeMounts }}
 {{- if not (has .name $volumes) }}
 extraVolumeMounts: no volume has the name {{ .name }}; write one of {{ join ", " $volumes }}, or add it to extraVolumes

@@ -34,6 +34,12 @@ token's mount it would be root's, and no cache could be written.
 - name: settings
   configMap:
     name: {{ include "llm-finetune.settingsName" . | quote }}
+- name: job-secret
+  secret:
+    secretName: {{ include "llm-finetune.jobSecretName" . | quote }}
+    items:
+      - key: secret
+        path: secret
 - name: shm
   emptyDir:
     medium: Memory
@@ -56,6 +62,9 @@ token's mount it would be root's, and no cache could be written.
 {{- end }}
 - name: settings
   mountPath: /etc/llm-finetune
+  readOnly: true
+- name: job-secret
+  mountPath: /etc/llm-finetune-secret
   readOnly: true
 - name: shm
   mountPath: /dev/shm

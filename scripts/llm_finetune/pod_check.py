@@ -1,4 +1,4 @@
-"""What `helm test` runs in a pod like a worker's: are image, settings, token and folders as the job needs?
+"""What `helm test` runs in a pod like a worker's: are image, settings, secrets and folders as the job needs?
 
 python -m llm_finetune.pod_check SETTINGS VOLUME
 """
@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_finetune.errors import UserError
+from llm_finetune.distributed.secret import job_secret
+from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.settings import Settings
 from llm_finetune.settings.check import ROOT
 
@@ -34,7 +35,7 @@ def main(settings_file: Path, volume: Path) -> None:
     """
     settings = Settings.from_values(json.loads(settings_file.read_text())[ROOT], str(settings_file))
     print(f"settings: {settings_file} is right")
-    problems = [*_image(), *_token(), *_folders(settings, volume)]
+    problems = [*_image(), *_token(), *_job_secret(), *_folders(settings, volume)]
     if problems:
         raise UserError(problems)
 
@@ -65,6 +66,15 @@ def _token() -> Iterator[str]:
         yield f"{file}: expected a token without spaces or line breaks; write the Secret anew"
     else:
         print(f"token: {file} can be read")
+
+
+def _job_secret() -> Iterator[str]:
+    try:
+        is_there = job_secret() is not None
+    except SettingsError as error:
+        yield from error.problems
+    else:
+        print(f"job secret: {'can be read' if is_there else 'none, so any process can take part in the job'}")
 
 
 def _folders(settings: Settings, volume: Path) -> Iterator[str]:

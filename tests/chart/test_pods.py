@@ -98,7 +98,7 @@ def test_places_to_write(chart: Chart) -> None:
 )
 def test_the_token_is_a_file_and_nothing_else(chart: Chart, encoded: str) -> None:
     objects = chart.render({"secret": {"encodedToken": encoded}})
-    (secret,) = (item for item in objects if item["kind"] == "Secret")
+    (secret,) = (item for item in objects if item["kind"] == "Secret" and "token" in item["data"])
     assert b64decode(secret["data"]["token"]).decode() == TOKEN
     assert secret["metadata"]["name"] == "hf-token-secret"
     (job,) = (item for item in objects if item["kind"] == "PyTorchJob")
@@ -113,10 +113,37 @@ def test_the_token_is_a_file_and_nothing_else(chart: Chart, encoded: str) -> Non
 def test_an_existing_secret_and_another_hf_home(chart: Chart) -> None:
     values = {"secret": {"existingSecret": "mine"}, "envVars": {"hfHome": "/cache/hf/"}}
     objects = chart.render(values)
-    assert "Secret" not in {item["kind"] for item in objects}
+    assert not [item for item in objects if item["kind"] == "Secret" and "token" in item["data"]]
     (job,) = (item for item in objects if item["kind"] == "PyTorchJob")
     assert volumes(worker(job))["token"]["secret"]["secretName"] == "mine"
     assert {"/cache/hf", "/cache/hf/token"} <= set(mounts(worker(job)))
+
+
+def test_the_workers_share_a_secret_that_is_a_file_and_no_part_of_the_jobs_name(chart: Chart) -> None:
+    """Without a cluster to look into, each rendering makes another; that must not be another job."""
+    first, second = chart.render(), chart.render()
+    (secret,) = (item for item in first if item["kind"] == "Secret")
+    assert len(b64decode(secret["data"]["secret"])) == 48
+    (job,) = (item for item in first if item["kind"] == "PyTorchJob")
+    (file,) = (value for name, value in environment(job).items() if name == "LLM_FINETUNE_SECRET_FILE")
+    folder, _, name = file.rpartition("/")
+    mount = mounts(worker(job))[folder]
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount
+    source = volumes(worker(job))[mount["name"]]["secret"]
+    assert (source["secretName"], source["items"][0]["path"]) == (secret["metadata"]["name"], name)
+    assert secret["data"]["secret"] not in yaml.safe_dump_all(i for i in first if i["kind"] != "Secret")
+    assert [i for i in first if i["kind"] != "Secret"] == [i for i in second if i["kind"] != "Secret"]
+
+
+def test_a_secret_of_the_users_for_charts_that_are_rendered_without_a_cluster(chart: Chart) -> None:
+    values = {"jobSecret": {"existingSecret": "mine"}}
+    objects = chart.render(values)
+    assert objects == chart.render(values)
+    assert not [item for item in objects if item["kind"] == "Secret"]
+    (job,) = (item for item in objects if item["kind"] == "PyTorchJob")
+    assert volumes(worker(job))["job-secret"]["secret"]["secretName"] == "mine"
+    assert chart.one("PyTorchJob", {"jobSecret": None})
 
 
 def test_the_job_meets_the_operator_as_it_is(chart: Chart) -> None:
