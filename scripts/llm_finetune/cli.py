@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from llm_finetune import home
 from llm_finetune.errors import UserError
 
 app = typer.Typer(
@@ -148,6 +149,7 @@ def merge(
 
 def main() -> None:
     """Runs the command; a user's mistake is shown in a line or a few, without a traceback."""
+    home.provide()
     try:
         app()
     except UserError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,10 +17,13 @@ from pathlib import Path
 import torch
 
 from llm_finetune.distributed import processor_features
+from llm_finetune.home import others_wrote, private_cache
 
 COMPILERS = {".c": ("cc", "gcc"), ".cpp": ("c++", "g++")}
 ALWAYS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 120
+
+log = logging.getLogger(__name__)
 
 
 class NotCompiledError(Exception):
@@ -43,9 +48,9 @@ def compiled(sources: Sequence[Path], flags: Sequence[str], headers: Sequence[Pa
     name = f"{sources[0].parent.name}-{hashlib.sha256(chr(0).join(content).encode()).hexdigest()[:16]}.so"
     try:
         kept = _cache() / name
-        if not kept.is_file():
+        if not _is_ours(kept):
             _compile(sources, flags, openmp, kept)
-        return ctypes.CDLL(str(kept))
+        return _loaded(kept)
     except (OSError, subprocess.SubprocessError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         raise NotCompiledError(str(said).strip()) from error
@@ -59,6 +64,7 @@ def _compile(sources: Sequence[Path], flags: Sequence[str], openmp: Path, kept: 
         # Without -fopenmp, which would link the compiler's own runtime: its threads would fight with torch's.
         linked = f"{aside}/library.so"
         _run(_compiler(sources[0]), "-shared", *objects, str(openmp), "-lm", "-o", linked)
+        os.chmod(linked, 0o700)  # whatever the umask is
         os.replace(linked, kept)  # another process may have been as fast: both are the same
 
 
@@ -83,13 +89,31 @@ def _openmp() -> Path:
     return Path(mapped[0])
 
 
-def _cache() -> Path:
-    """A folder of the user's own: what lies in it is run."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-finetune" / "compiled"
+def _is_ours(kept: Path) -> bool:
+    """Whether the library is there, and nobody else put it there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass  # a home that is not there, or is read-only
-    return Path(tempfile.mkdtemp(prefix="llm-finetune-"))
+        found = kept.lstat()
+    except FileNotFoundError:
+        return False
+    problem = others_wrote(found) if stat.S_ISREG(found.st_mode) else "is no file"
+    if problem:
+        log.warning("%s %s: it is compiled anew", kept, problem)
+    return problem is None
+
+
+def _loaded(kept: Path) -> ctypes.CDLL:
+    """The library, through the very file that was looked at, in the very folder."""
+    folder = os.open(kept.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        file = os.open(kept.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+        if problem := others_wrote(os.fstat(folder)) or others_wrote(os.fstat(file)):
+            raise NotCompiledError(f"{kept} {problem}")
+        # It stays open: the loader knows a library by its name.
+        return ctypes.CDLL(f"/proc/self/fd/{file}")
+    finally:
+        os.close(folder)
+
+
+def _cache() -> Path:
+    """A folder of the user's own, since what lies in it is run; it lasts, so that this is compiled once."""
+    return private_cache("compiled")

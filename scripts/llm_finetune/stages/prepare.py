@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.data import Columns, PreparePlan, Source, prepare
 from llm_finetune.data.summary import Summary
+from llm_finetune.home import user_home
 from llm_finetune.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def told(summary: Summary) -> list[str]:
 
 def cache_folder() -> Path:
     """Beside the data sets that Hugging Face caches: in the cluster on the volume, for all workers."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")) / "llm-finetune"
+    home = Path(os.environ.get("HF_HOME") or user_home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / "llm-finetune"
 
 
 class _ProgressLines:
