@@ -35,10 +35,11 @@ def run_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return Outcome(int(exited.value.code or 0), printed.out + printed.err)
 
 
-def run_apart(*arguments: str, **environment: str) -> Outcome:
+def run_apart(*arguments: str, stdin: str = "", **environment: str) -> Outcome:
     """Runs `python scripts/finetune.py run …` as a process of its own."""
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "finetune.py"), "run", *arguments],
+        input=stdin,
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -46,6 +47,27 @@ def run_apart(*arguments: str, **environment: str) -> Outcome:
         check=False,
     )
     return Outcome(done.returncode, done.stdout + done.stderr)
+
+
+def values_file(**values: Any) -> str:
+    """The text of a values file that says the same as `assignments`."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split("__")
+        place = tree
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = value
+    return json.dumps({"distributed": tree})
+
+
+def plant(folder: Path) -> Path:
+    """A folder whose Python files, run in the place of libraries, leave a file `ran` there."""
+    folder.mkdir()
+    for name in ("yaml", "psutil", "numpy", "torch"):
+        code = f"open({str(folder / 'ran')!r}, 'w').close()\nraise ImportError('planted')\n"
+        (folder / f"{name}.py").write_text(code)
+    return folder
 
 
 def assignments(**values: Any) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command import SCRIPTS, Outcome, assignments, run_apart, run_here
+from command import SCRIPTS, Outcome, assignments, plant, run_apart, run_here, values_file
 from plain import PLAIN
 from tiny import write_records
 
@@ -32,20 +32,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def options(model_folder: Path, data_file: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def keys(model_folder: Path, data_file: Path, tmp_path: Path) -> dict[str, Any]:
+    """Those of a small run."""
+    return {
+        "modelNameOrPath": str(model_folder),
+        "train__dataFile": str(data_file),
+        "train__outputDir": str(tmp_path / "out"),
+        **PLAIN,
+    }
+
+
+@pytest.fixture
+def options(keys: dict[str, Any]) -> Callable[..., list[str]]:
     """The options of a small run; keyword arguments change or add keys."""
+    return lambda **changes: assignments(**{**keys, **changes})
 
-    def build(**changes: Any) -> list[str]:
-        values = {
-            "modelNameOrPath": str(model_folder),
-            "train__dataFile": str(data_file),
-            "train__outputDir": str(tmp_path / "out"),
-            **PLAIN,
-            **changes,
-        }
-        return assignments(**values)
 
-    return build
+@pytest.fixture
+def values(keys: dict[str, Any]) -> Callable[..., str]:
+    """The same as the text of a values file."""
+    return lambda **changes: values_file(**{**keys, **changes})
 
 
 @pytest.fixture
@@ -137,13 +143,24 @@ def test_packing_changes_neither_the_evaluation_nor_what_an_epoch_sees(
 
 
 def test_two_ranks_give_the_curve_of_one_rank_with_twice_the_accumulation(
-    run: Run, options: Callable[..., list[str]], tmp_path: Path
+    run: Run,
+    options: Callable[..., list[str]],
+    values: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     common = {"train__epochs": 2, "train__saveStrategy": "steps", "train__saveSteps": 1}
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(*options(**common, train__outputDir=str(one), train__gradientAccumulationSteps=2)).code == 0
-    outcome = run_apart(*options(**common, train__outputDir=str(two), processesPerWorker=2))
+    # The other way in: values from a pipe, in a folder of strangers' files.
+    planted = plant(tmp_path / "planted")
+    monkeypatch.chdir(planted)
+    changes = {"train__outputDir": str(two), "processesPerWorker": 2, "train__useFastTokenizer": False}
+    piped = values(**common, **changes)
+    outcome = run_apart("-f", "-", stdin=piped)
     assert outcome.code == 0, outcome.text
+    assert not (planted / "ran").exists()
+    assert outcome.text.count("useFastTokenizer: every tokenizer is a fast one") == 1
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert read(two / "eval_results.json")["tuned"]["loss"] == pytest.approx(
         read(one / "eval_results.json")["tuned"]["loss"], rel=1e-4
@@ -307,7 +324,7 @@ def test_the_quantized_model_goes_where_a_link_leads(
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
-    run: Run, options: Callable[..., list[str]], tmp_path: Path
+    run: Run, options: Callable[..., list[str]], values: Callable[..., str], tmp_path: Path
 ) -> None:
     steady = {
         "train__epochs": 12,
@@ -317,10 +334,16 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
         "train__outputDir": str(tmp_path / "steady"),
     }
     assert run(*options(**steady)).code == 0
-    killed = options(**{**steady, "train__outputDir": str(tmp_path / "killed")})
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "finetune.py"), "run", *killed], stderr=subprocess.DEVNULL
-    )
+    changes = {**steady, "train__outputDir": str(tmp_path / "killed")}
+    killed = options(**changes)
+    # Its values come from a pipe, and it starts itself again with another allocator.
+    (tmp_path / "killed.yaml").write_text(values(**changes, train__speed__allocator="auto"))
+    with (tmp_path / "killed.yaml").open() as piped:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "finetune.py"), "run", "-f", "-"],
+            stdin=piped,
+            stderr=subprocess.DEVNULL,
+        )
     while not list((tmp_path / "killed").glob("checkpoint-*/manifest.json")):
         assert process.poll() is None
         time.sleep(0.02)

@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperCommand
 
 from llm_finetune import home
-from llm_finetune.errors import UserError
+from llm_finetune.errors import SettingsError, UserError
+from llm_finetune.interpreter import keep_working_folder_out
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -40,8 +41,11 @@ class WithKeys(TyperCommand):
 
 
 @app.callback()
-def about() -> None:
+def about(context: typer.Context) -> None:
     """Fine-tunes open language models on CPUs, from the same values files as the Helm chart."""
+    # A worker starts the user's own script, which may lie beside modules of its own.
+    if context.invoked_subcommand != "worker":
+        keep_working_folder_out()
 
 
 @app.command(cls=WithKeys, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,15 +66,20 @@ def run(
     ] = False,
 ) -> None:
     """Fine-tunes and evaluates a model: settings, data, training, evaluation, results."""
-    from llm_finetune.settings import load, load_merged
+    from llm_finetune.distributed import Ranks
+    from llm_finetune.settings import handed_on, load, load_merged
 
     if settings and (values or set_ or set_string or set_json):
         raise typer.BadParameter("settings are merged already: no -f and no --set beside it")
-    loaded = (
-        load_merged(settings)
-        if settings
-        else load(values or [], set_json or [], set_ or [], set_string or [])
-    )
+    loaded = handed_on()
+    if loaded is None and settings:
+        loaded = load_merged(settings)
+    elif loaded is None:
+        if Path("-") in (values or []) and Ranks.from_environment().size > 1:
+            raise SettingsError(
+                "-f -: only one of several processes could read standard input; write a file"
+            )
+        loaded = load(values or [], set_json or [], set_ or [], set_string or [])
     # Nothing heavy is imported before the settings are proved right.
     from llm_finetune import start
 

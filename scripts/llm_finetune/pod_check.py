@@ -1,6 +1,6 @@
 """What `helm test` runs in a pod like a worker's: are image, settings, secrets and folders as the job needs?
 
-python -m llm_finetune.pod_check SETTINGS VOLUME
+python -P -m llm_finetune.pod_check SETTINGS VOLUME
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from llm_finetune.launcher.tether import tie_to_parent
 from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
 from llm_finetune.report.log import configure
-from llm_finetune.settings import Loaded, Settings
+from llm_finetune.settings import Loaded, Settings, handing_on
 from llm_finetune.stages.ahead import preparing
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     better_allocator = allocator.wanted(settings.train.speed.allocator, os.environ)
     is_rank = launched() or processes == 1
     if is_rank and not check:
-        allocator.start_again_with(better_allocator)
+        with handing_on(loaded):
+            allocator.start_again_with(better_allocator)
     if not launched():
         for line in (*loaded.warnings, *machine_warnings(settings)):
             log.warning("%s", line)
@@ -54,7 +55,8 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
         return 0
     if not is_rank:
         os.environ.update(better_allocator)
-        return launch(processes, sys.argv[1:])
+        with handing_on(loaded):
+            return launch(processes, sys.argv[1:])
     log.info("memory allocator: %s", allocator.described(os.environ))
     # Read by the math libraries when they are loaded, so before torch is.
     os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from command import plant
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError
 from llm_finetune.settings import BenchmarkSettings
@@ -25,12 +26,18 @@ def settings(**changes: int) -> BenchmarkSettings:
 
 
 @pytest.fixture(scope="module")
-def figures(model_folder: Path) -> dict[str, Any]:
-    """Of two instances where there are two cores; one answer would not hold all iterations."""
+def figures(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of two instances where there are two cores; one answer would not hold all iterations.
+
+    Where they are measured lie files that would be run in the place of libraries.
+    """
     instances = min(2, available_cores())
-    measured = benchmark(
-        {"tuned": model_folder, "quantized": None}, settings(numInstances=instances, iterations=120)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(plant(tmp_path_factory.mktemp("called") / "planted"))
+        measured = benchmark(
+            {"tuned": model_folder, "quantized": None}, settings(numInstances=instances, iterations=120)
+        )
+        assert not Path("ran").exists()
     assert set(measured) == {"tuned"}
     return json.loads(json.dumps(measured["tuned"]))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llm_finetune.errors import SettingsError
+from llm_finetune.interpreter import SAFE_PATH
 
 KNOWN = ("tcmalloc", "jemalloc", "mimalloc")
 NAMES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libtcmalloc_minimal.so", "libtcmalloc.so")
@@ -68,7 +69,7 @@ def start_again_with(variables: dict[str, str]) -> None:
     """Puts the same command in this process's place, with more variables; does nothing without any."""
     if variables:
         os.environ.update(variables)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, SAFE_PATH, *sys.orig_argv[1:]])
 
 
 def _installed(root: Path) -> Iterator[Path]:

@@ -13,14 +13,16 @@ from pathlib import Path
 from llm_finetune.distributed import available_cores, launched, share
 from llm_finetune.distributed.secret import new_secret
 from llm_finetune.errors import GroupError
+from llm_finetune.interpreter import module
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
 
 LAST_LINES = 20
 GRACE_SECONDS = 120.0
+ENTRY = tuple(module("llm_finetune.cli"))
 
 
-def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ("-m", "llm_finetune.cli")) -> int:
+def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY) -> int:
     """Runs `python *entry *argv` as `processes` ranks on this machine and waits for them.
 
     Rank 0 has the terminal; what the others say is shown where a rank fails. Each has its share of the cores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm_finetune.settings.handover import handed_on, handing_on
 from llm_finetune.settings.load import Loaded, load, load_merged
 from llm_finetune.settings.models import (
     BenchmarkSettings,
@@ -18,6 +19,8 @@ __all__ = [
     "QuantizeSettings",
     "Settings",
     "TrainSettings",
+    "handed_on",
+    "handing_on",
     "load",
     "load_merged",
 ]

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
 from llm_finetune.errors import ModelError
+from llm_finetune.interpreter import module
 from llm_finetune.launcher.tether import holding_children
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def answers(instances: Sequence[Instance], phase: str) -> list[Answer]:
 @contextmanager
 def _one_started(title: str, order: Order) -> Iterator[Instance]:
     here, there = Pipe()
-    worker = [sys.executable, "-m", "llm_finetune.stages.benchmark_instance"]
+    worker = [sys.executable, *module("llm_finetune.stages.benchmark_instance")]
     with tempfile.TemporaryFile() as output, here:
         with there, holding_children():
             environment = {name: value for name, value in os.environ.items() if name not in OF_OTHER_THREADS}

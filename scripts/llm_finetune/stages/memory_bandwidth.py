@@ -16,6 +16,7 @@ from threading import Barrier
 import numpy as np
 
 from llm_finetune.errors import ModelError
+from llm_finetune.interpreter import module
 
 ARRAY_BYTES = 2**30  # of all cores together; far above what caches hold
 SECONDS = 0.5
@@ -29,7 +30,7 @@ def memory_bandwidth(cores: Sequence[int]) -> float:
     Raises:
         ModelError: there is no memory for the array.
     """
-    command = [sys.executable, "-m", "llm_finetune.stages.memory_bandwidth", *map(str, cores)]
+    command = [sys.executable, *module("llm_finetune.stages.memory_bandwidth"), *map(str, cores)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ModelError(
