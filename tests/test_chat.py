@@ -55,17 +55,24 @@ def folders(tuned: Callable[..., Path]) -> dict[str, Path]:
     return {prompt_format: tuned(prompt_format) for prompt_format in ("sections", "chat", "text")}
 
 
+class Typed(io.TextIOWrapper):
+    """Lines that a person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Chat:
-    """Runs the command in this process with these lines in its pipe; the text is standard output."""
+    """Runs the command in this process with these lines in its pipe, or typed; the text is its answers."""
     from llm_finetune import cli
 
     monkeypatch.setattr(model_folders, "has_bf16", lambda: False)
 
-    def run(folder: Path, lines: str | bytes, *options: str) -> Outcome:
+    def run(folder: Path, lines: str | bytes, *options: str, typed: bool = False) -> Outcome:
         capfd.readouterr()
-        piped = lines if isinstance(lines, bytes) else lines.encode()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped), encoding="utf-8"))
+        given = io.BytesIO(lines if isinstance(lines, bytes) else lines.encode())
+        monkeypatch.setattr(sys, "stdin", (Typed if typed else io.TextIOWrapper)(given, encoding="utf-8"))
         greedy = ["--temperature", "0", "--max-new-tokens", "12"]
         monkeypatch.setattr(sys, "argv", ["llm-finetune", "chat", str(folder), *greedy, *options])
         with pytest.raises(SystemExit) as exited:
@@ -104,14 +111,13 @@ def test_a_pipe_gets_the_answers_and_nothing_else(folders: dict[str, Path]) -> N
             "--max-new-tokens",
             "9",
         ],
-        input="Say it.\n\n/help\n/reset\nSay it.\n",
+        input="Say it.\n\nSay it.\n",
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "/save FILE" in done.stderr
     assert done.stdout.endswith("\n")
     assert ">" not in done.stdout.replace("</s>", "")
     assert "Traceback" not in done.stderr
@@ -178,7 +184,7 @@ def test_a_question_is_asked_with_what_was_said_before(
 ) -> None:
     file = tmp_path / "said.jsonl"
     lines = f"Say it.\nAgain!\n/save {file}\n/reset\nAgain!\n/save {file}\n"
-    outcome = chat(folders["sections"], lines)
+    outcome = chat(folders["sections"], lines, typed=True)
     assert outcome.code == 0
     together, alone = (record["messages"] for record in saved(file))
     assert [turn["role"] for turn in together] == ["user", "assistant"] * 2
@@ -214,9 +220,9 @@ def test_what_is_saved_can_be_trained_on(
     from llm_finetune.data import PreparePlan, Source, preview
 
     file = tmp_path / "said.jsonl"
-    assert chat(folders[prompt_format], f"Say it.\nAgain!\n/save {file}\n", *options).code == 0
+    assert chat(folders[prompt_format], f"Say it.\nAgain!\n/save {file}\n", *options, typed=True).code == 0
     file.write_text(file.read_text().rstrip("\n"))  # as some editors leave it
-    assert chat(folders[prompt_format], f"Say it.\n/save {file}\n", *options).code == 0
+    assert chat(folders[prompt_format], f"Say it.\n/save {file}\n", *options, typed=True).code == 0
     tokenizer = AutoTokenizer.from_pretrained(folders[prompt_format])
     seen = preview(PreparePlan(training=(Source(files=file),), validation_share=0.0), tokenizer)
     assert seen.data_type == data_type
@@ -241,7 +247,8 @@ def test_the_same_seed_gives_the_same_answers_and_each_question_one_of_its_own(
     hot = ("--temperature", "1.5", "--top-k", "0", "--top-p", "1")
     files = [tmp_path / name for name in ("first", "again", "other")]
     for file, seed in zip(files, "112", strict=True):
-        assert chat(folders["text"], f"Say it.\nSay it.\n/save {file}\n", *hot, "--seed", seed).code == 0
+        lines = f"Say it.\nSay it.\n/save {file}\n"
+        assert chat(folders["text"], lines, *hot, "--seed", seed, typed=True).code == 0
     first, again, other = map(saved, files)
     assert first == again
     assert first != other
@@ -271,9 +278,6 @@ def test_a_text_goes_on_with_the_space_that_belongs_to_it(chat: Chat, shared: Pa
 @pytest.mark.parametrize(
     ("lines", "options", "code", "message"),
     [
-        ("/sing\n", (), 2, "/sing: no such command"),
-        ("/save\n", (), 2, "/save FILE"),
-        ("Say it.\n/save /no/such/folder/file\n", (), 5, "cannot be written"),
         ("Say it.\n", ("--system", "a", "--instruction", "b"), 2, "--instruction"),
         ("Say it.\n", ("--top-p", "2"), 2, "--top-p"),
     ],
@@ -291,6 +295,47 @@ def test_a_mistake_in_a_pipe_ends_with_its_code(
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("/help\n", "/save FILE"),
+        ("/sing\n", "/sing: no such command"),
+        ("/save\n", "/save FILE"),
+        ("Say it.\n/save /no/such/folder/file\n", "cannot be written"),
+    ],
+)
+def test_what_is_typed_is_obeyed_or_told_of(
+    chat: Chat, folders: dict[str, Path], capfd: pytest.CaptureFixture[str], lines: str, told: str
+) -> None:
+    outcome = chat(folders["text"], f"{lines}Say it.\n/quit\nnot asked any more\n", typed=True)
+    assert outcome.code == 0
+    assert outcome.text.endswith(chat(folders["text"], "Say it.\n").text)
+    capfd.readouterr()
+    chat(folders["text"], lines, typed=True)
+    assert told in capfd.readouterr().err
+
+
+def test_a_pipe_commands_nothing(chat: Chat, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its lines may be anybody's text."""
+    file = tmp_path / "stolen"
+    lines = ["Say it.", f"/save {file}", "/etc/passwd is what?", "/reset", "/quit", "Say it."]
+    outcome = chat(folders["text"], "\n".join(lines) + "\n")
+    assert outcome.code == 0
+    assert outcome.text == "".join(chat(folders["text"], f"{line}\n").text for line in lines)
+    assert not file.exists()
+
+
+def test_an_answer_steers_no_terminal_and_reaches_a_file_as_it_is(
+    chat: Chat, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "red\x1b[31m\x1b]0;owned\x07 and\tnew\nlines\u202e"
+    monkeypatch.setattr("llm_finetune.generation.text.Answer.pieces", lambda *_: iter(said))
+    assert chat(folders["text"], "Say it.\n").text == f"{said}\n"
+    monkeypatch.setattr("llm_finetune.chat.terminal.at_terminal", lambda: True)
+    shown = r"red\x1b[31m\x1b]0;owned\x07 and" + "\tnew\nlines" + r"\u202e"
+    assert chat(folders["text"], "Say it.\n").text == f"{shown}\n"
+
+
 def test_a_text_model_has_no_system_turn(
     chat: Chat, folders: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,7 +344,7 @@ def test_a_text_model_has_no_system_turn(
 
 
 def test_bytes_that_are_no_text_do_not_end_the_chat(chat: Chat, folders: dict[str, Path]) -> None:
-    outcome = chat(folders["text"], b"caf\xe9\r\nSay it.\r\n/quit\nnot asked any more\n")
+    outcome = chat(folders["text"], b"caf\xe9\r\nSay it.\r\n")
     assert outcome.code == 0
     assert outcome.text == chat(folders["text"], "caf\N{REPLACEMENT CHARACTER}\nSay it.\n").text
 

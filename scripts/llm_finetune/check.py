@@ -10,6 +10,7 @@ from llm_finetune.data.preview import Preview, preview
 from llm_finetune.inputs import describe_model, fitted_to_model, lora_plan
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
+from llm_finetune.report.log import entry, indented
 from llm_finetune.settings import Settings
 from llm_finetune.stages.prepare import plan
 
@@ -28,12 +29,12 @@ def check_job(settings: Settings) -> str:
     name, trust = settings.model_name_or_path, settings.trust_remote_code
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
     config, tokenizer = describe_model(settings, folder)
-    lines = [f"model    {name}: {_model(settings, config)}"]
+    lines = [entry(f"model    {name}: {_model(settings, config)}")]
     if settings.train.data_file or settings.train.dataset_name:
         fitted = fitted_to_model(settings, config)
         seen = preview(plan(fitted), tokenizer, batch_size=settings.train.per_device_batch_size)
-        lines += [*_data(seen, fitted), "", *_examples(seen)]
-    lines.append(f"\nAll is right; results would go to {Path(settings.train.output_dir).absolute()}")
+        lines += [*map(entry, _data(seen, fitted)), "", *_examples(seen)]
+    lines += ["", entry(f"All is right; results would go to {Path(settings.train.output_dir).absolute()}")]
     return "\n".join(lines)
 
 
@@ -75,5 +76,5 @@ def _data(seen: Preview, settings: Settings) -> list[str]:
 def _examples(seen: Preview) -> list[str]:
     lines = ["The first prompts; ⟦what is trained on⟧:"]
     for example in seen.examples:
-        lines += ["", f"--- {example.place}", str(example)]
+        lines += ["", entry(f"--- {example.place}"), indented(str(example))]
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +14,8 @@ from typer.core import TyperCommand
 from llm_finetune import home
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.interpreter import keep_working_folder_out
+from llm_finetune.report import streams
+from llm_finetune.report.log import entry, plain
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -76,9 +79,7 @@ def run(
         loaded = load_merged(settings)
     elif loaded is None:
         if Path("-") in (values or []) and Ranks.from_environment().size > 1:
-            raise SettingsError(
-                "-f -: only one of several processes could read standard input; write a file"
-            )
+            raise SettingsError("-f -: only one of several processes could read standard input; write a file")
         loaded = load(values or [], set_json or [], set_ or [], set_string or [])
     # Nothing heavy is imported before the settings are proved right.
     from llm_finetune import start
@@ -153,11 +154,12 @@ def merge(
     from llm_finetune.export.merge import merge as write_merged
 
     size_bytes = write_merged(folder, output, trust_remote_code=trust_remote_code)
-    print(f"{output}: {size_bytes / 1e6:,.1f} MB of weights")
+    streams.show(entry(f"{output}: {size_bytes / 1e6:,.1f} MB of weights"))
 
 
 def main() -> None:
     """Runs the command; a user's mistake is shown in a line or a few, without a traceback."""
+    streams.open_all()
     home.provide()
     try:
         app()
@@ -167,8 +169,11 @@ def main() -> None:
         say(error.problems)
         _leave(error.exit_code)
     except Exception:
-        traceback.print_exc()
+        with suppress(OSError):  # nobody may be there to read it
+            print(plain(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         _leave(1)
+    finally:
+        streams.close()
 
 
 def _leave(exit_code: int) -> NoReturn:

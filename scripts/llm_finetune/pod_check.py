@@ -6,7 +6,6 @@ python -P -m llm_finetune.pod_check SETTINGS VOLUME
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -15,8 +14,8 @@ from pathlib import Path
 
 from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import SettingsError, UserError
-from llm_finetune.settings import Settings
-from llm_finetune.settings.check import ROOT
+from llm_finetune.report.log import entry
+from llm_finetune.settings import Settings, load_merged
 
 # Where the image must have what the job imports.
 NEEDED = ("torch", "transformers", "peft", "datasets")
@@ -33,7 +32,7 @@ def main(settings_file: Path, volume: Path) -> None:
     Raises:
         UserError: one line for each thing that is not.
     """
-    settings = Settings.from_values(json.loads(settings_file.read_text())[ROOT], str(settings_file))
+    settings = load_merged(settings_file).settings
     print(f"settings: {settings_file} is right")
     problems = [*_image(), *_token(), *_job_secret(), *_folders(settings, volume)]
     if problems:
@@ -98,4 +97,4 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except UserError as error:
-        sys.exit("\n".join(f"error: {problem}" for problem in error.problems))
+        sys.exit("\n".join(entry(f"error: {problem}") for problem in error.problems))

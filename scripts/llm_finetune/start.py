@@ -14,6 +14,7 @@ from llm_finetune.launcher.paths import resolved
 from llm_finetune.launcher.tether import tie_to_parent
 from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
+from llm_finetune.report import streams
 from llm_finetune.report.log import configure
 from llm_finetune.settings import Loaded, Settings, handing_on
 from llm_finetune.stages.ahead import preparing
@@ -51,7 +52,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
         with loading():
             from llm_finetune.check import check_job
 
-        print(check_job(settings))
+        streams.show(check_job(settings))
         return 0
     if not is_rank:
         os.environ.update(better_allocator)

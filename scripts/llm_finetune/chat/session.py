@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_finetune.chat.conversation import Conversation
-from llm_finetune.chat.terminal import piped_lines, say, typed_lines
+from llm_finetune.chat.terminal import piped_lines, say, show, typed_lines
 from llm_finetune.data.asking import Asking
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError, UserError
@@ -95,8 +95,13 @@ class Session:
         """Does what the line says; False where it ends the chat.
 
         Args:
-            stoppable: Ctrl-C stops an answer, and the chat goes on.
+            stoppable: a person typed it: it may be a command, and Ctrl-C stops an answer, and the chat goes
+                on. Lines of a pipe are anybody's text, and questions one and all.
         """
+        if not stoppable:
+            if line.strip():
+                self._answer(line, stoppable)
+            return True
         command, _, argument = line.strip().partition(" ")
         if command == "/quit":
             return False
@@ -128,11 +133,11 @@ class Session:
         try:
             for piece in self._pieces(question):
                 said.append(piece)
-                print(piece, end="", flush=True)
+                show(piece)
         except KeyboardInterrupt:
             if not stoppable:
                 raise
-        print(flush=True)
+        show("", end="\n")
         answer = "".join(said)
         if answer.strip():
             self._conversation.exchanges.append((question, answer))

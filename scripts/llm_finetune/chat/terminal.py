@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+
+from llm_finetune.report import streams
+from llm_finetune.report.log import entry, plain
 
 
 def typed_lines() -> Iterator[str]:
@@ -11,7 +16,7 @@ def typed_lines() -> Iterator[str]:
     import readline  # noqa: F401 (gives `input` its editing keys and history)
 
     # Standard output may be a file, for the answers alone; `input` would write its prompt there too.
-    prompt = "> " if sys.stdout.isatty() else ""
+    prompt = "> " if at_terminal() else ""
     while True:
         try:
             yield input(prompt)
@@ -28,7 +33,23 @@ def piped_lines() -> Iterator[str]:
         yield line.decode("utf-8", errors="replace").rstrip("\r\n")
 
 
+def at_terminal() -> bool:
+    """Whether a terminal shows the answers."""
+    return sys.stdout.isatty()
+
+
+def show(answer: str, end: str = "") -> None:
+    """Part of an answer on standard output: a terminal obeys none of it, a file gets it as it is.
+
+    Raises:
+        SystemExit: whoever read the answers has left.
+    """
+    if not streams.show(plain(answer) if at_terminal() else answer, end=end):
+        raise SystemExit(128 + signal.SIGPIPE)
+
+
 def say(*lines: str) -> None:
     """To the person, on standard error: standard output holds answers and nothing else."""
     for line in lines:
-        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(entry(line), file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from llm_finetune.data.tokens import TokenSequence
 
 CHECKED_RECORDS = 200_000
 MEASURED_RECORDS = 2_000
+_BRACKETS = str.maketrans({"⟦": r"\u27e6", "⟧": r"\u27e7"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Example:
     pieces: list[Piece]
 
     def __str__(self) -> str:
-        return "".join(f"⟦{piece.text}⟧" if piece.trained else piece.text for piece in self.pieces)
+        # A record that brings the brackets itself would show another part as the trained one.
+        texts = [(piece.text.translate(_BRACKETS), piece.trained) for piece in self.pieces]
+        return "".join(f"⟦{text}⟧" if trained else text for text, trained in texts)
 
 
 @dataclass(frozen=True)

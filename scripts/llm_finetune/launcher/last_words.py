@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llm_finetune.launcher.ending import Ending
+from llm_finetune.report.log import entry, plain
 from llm_finetune.report.results import write_json
 
 TERMINATION_LOG = "TERMINATION_LOG"
@@ -32,12 +33,12 @@ def say(problems: Sequence[str]) -> None:
     leave_to_launcher(problems)
     with suppress(OSError):  # a rank's log is on the volume, which may be what failed
         for problem in problems:
-            print(f"error: {problem}", file=sys.stderr, flush=True)
+            print(entry(f"error: {problem}"), file=sys.stderr, flush=True)
 
 
 def leave_to_kubernetes(ending: Ending) -> None:
     """Writes the end of this pod to its termination log."""
     file = Path(os.environ.get(TERMINATION_LOG, "/dev/termination-log"))
-    words = ending.message.encode()[-KUBERNETES_READS_BYTES:].decode(errors="ignore")
+    words = plain(ending.message).encode()[-KUBERNETES_READS_BYTES:].decode(errors="ignore")
     with suppress(OSError):  # without Kubernetes there is no such file, and /dev is not ours
         file.write_text(words + "\n")

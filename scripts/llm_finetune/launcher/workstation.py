@@ -16,6 +16,7 @@ from llm_finetune.errors import GroupError
 from llm_finetune.interpreter import module
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
+from llm_finetune.report import log
 
 LAST_LINES = 20
 GRACE_SECONDS = 120.0
@@ -51,10 +52,10 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY)
         if ending.exit_code:
             for rank in range(1, processes):
                 for line in logs.last_lines(rank, LAST_LINES):
-                    print(f"[rank {rank}] {line}", file=sys.stderr)
+                    print(log.entry(f"[rank {rank}] {line}"), file=sys.stderr)
             if ending.exit_code > GroupError.exit_code:
                 hint = " (out of memory?)" if ending.exit_code == 128 + signal.SIGKILL else ""
-                print(ending.message + hint, file=sys.stderr)
+                print(log.entry(ending.message + hint), file=sys.stderr)
         return ending.exit_code
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from llm_finetune.report.log import entry
+
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +103,7 @@ class Display:
     def note(self, text: str) -> None:
         """A line that stays, above the bar where there is one."""
         if self.bar:
-            self.bar.console.print(text)
+            self.bar.console.print(entry(text), markup=False, highlight=False)
         elif self.visible:
             log.info("%s", text)
 

@@ -1,0 +1,67 @@
+"""Closed standard streams, narrow ones, and readers that leave."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LOGS = """if True:
+    import logging
+    from llm_finetune.report import log, streams
+    streams.open_all()
+    with open("kept", "w") as file:
+        log.configure("info", rank=0)
+        logging.getLogger("llm_finetune").warning("said")
+        print("shown", flush=True)
+        file.write("mine")
+    streams.close()
+"""
+SHOWS = """if True:
+    import sys
+    from llm_finetune.errors import OutputError
+    from llm_finetune.report import streams
+    streams.open_all()
+    try:
+        print(streams.show("\\u27e6" * 200_000), streams.show("more"), file=sys.stderr)
+    except OutputError as error:
+        print(error, file=sys.stderr)
+    streams.close()
+"""
+
+
+def shell(redirections: str, program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", f'"$0" -c "$1" {redirections}', sys.executable, program]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "<&- 2>&-", ">&-"])
+def test_nothing_of_the_log_lands_in_a_file_that_is_opened_next(tmp_path: Path, closed: str) -> None:
+    done = shell(closed, LOGS, tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
+    done = shell("| true; exit ${PIPESTATUS[0]}", SHOWS, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "False True\n")
+
+
+def test_a_full_disk_under_standard_output_is_told(tmp_path: Path) -> None:
+    done = shell("> /dev/full", SHOWS, tmp_path)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "standard output: cannot be written (No space left on device)\n",
+    )
+
+
+def test_what_an_encoding_lacks_is_escaped() -> None:
+    narrow = subprocess.run(
+        [sys.executable, "-c", SHOWS],
+        env={"PYTHONIOENCODING": "latin-1", "PATH": ""},
+        capture_output=True,
+        check=True,
+    )
+    assert narrow.stdout.endswith(b"\\u27e6\nmore\n")
