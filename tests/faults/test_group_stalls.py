@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from pods import Pods
 
+from command import assignments
+from plain import PLAIN
 from stand_in_ccl import write_stand_in
+from warm import Warm, ended, in_step, reached
 
 Make = Callable[..., Pods]
 LIMIT_MINUTES = 0.05
@@ -34,6 +37,19 @@ def test_a_rank_that_stands_still_is_named_and_the_group_starts_again(
     assert pods[0].codes == pods[1].codes == []
     assert "step 7/40 with 2" in pods.said(0).split("round 2 begins")[0]
     assert "step 40/40 with 2" in pods.said(0)
+
+
+@pytest.mark.parametrize("fault", ["0:8:hang", "0:8:stop"])
+def test_a_rank_without_peers_that_stands_still_is_started_again(
+    job: Make, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setenv("FAULTS", fault)
+    pods = job(1, stallTimeoutMinutes=LIMIT_MINUTES, leaveSeconds=2)
+    pods.start()
+    assert pods.finish() == {0: 0}
+    assert "stood still for" in pods.said(0)
+    assert pods.rounds()["failures"] == 1
+    assert "step 40/40 with 1" in pods.said(0)
 
 
 def test_ccl_that_waits_for_a_rank_that_does_nothing_is_ended(
@@ -71,3 +87,44 @@ def run_or_skip(command: list[str]) -> subprocess.CompletedProcess[str]:
     if "unshare" in done.stderr:
         pytest.skip("process namespaces need root")
     return done
+
+
+@pytest.mark.parametrize("how", ["hangs", "is stopped"])
+def test_a_training_that_a_rank_held_up_ends_as_if_it_had_not_been(
+    warm: Warm, model_folder: Path, data_file: Path, tmp_path: Path, how: str
+) -> None:
+    """The real one: rank 0 keeps the last finished step, both leave with 128, and nothing is lost."""
+
+    def command(out: Path) -> list[str]:
+        where = {
+            "modelNameOrPath": str(model_folder),
+            "train__dataFile": str(data_file),
+            "train__outputDir": str(out),
+            "train__loraDropout": 0.1,
+            "train__maxSteps": 5,
+            "doEval": False,
+            "stallTimeoutMinutes": 0.1,
+            "leaveSeconds": 20,
+        }
+        return ["run", *assignments(**{**PLAIN, **where})]
+
+    steady = warm.run_group(command(tmp_path / "steady"), 2, {})
+    assert [one.code for one in steady] == [0, 0], steady[0].text
+    first, second = warm.start_group(command(tmp_path / "held"), 2, {1: in_step(3, "waits")})
+    reached(*second)
+    assert second[0].pid
+    if how == "is stopped":
+        os.kill(second[0].pid, signal.SIGSTOP)
+    left = ended(*first)
+    assert left.code == 128, left.text
+    assert "rank 1 on" in left.text
+    assert "stood still for 0.1 min (distributed.stallTimeoutMinutes)" in left.text
+    if how == "is stopped":  # here no launcher ends it
+        os.kill(second[0].pid, signal.SIGKILL)
+    assert ended(*second).code in (128, -signal.SIGKILL)
+    again = warm.run_group(command(tmp_path / "held"), 2, {})
+    assert [one.code for one in again] == [0, 0], again[0].text
+    assert "step 2/5" not in again[0].text  # it was kept
+    assert "step 3/5" in again[0].text
+    weights = [next((tmp_path / out).glob("*.safetensors")).read_bytes() for out in ("steady", "held")]
+    assert weights[0] == weights[1]

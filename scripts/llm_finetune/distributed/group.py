@@ -133,10 +133,14 @@ def join(
     backends.check_backend(backend, ranks.size)
     alarm = Alarm()
     rendezvous = Rendezvous(connect(ranks, deadline_seconds), ranks, alarm)
-    if ranks.size == 1:
-        yield Group(ranks, rendezvous)
-        return
     lifeline = Lifeline(ranks, alarm, grace_seconds, stall_seconds)
+    if ranks.size == 1:
+        lifeline.watch()
+        try:
+            yield Group(ranks, rendezvous)
+        finally:
+            lifeline.farewell()
+        return
     group = Group(ranks, rendezvous, lifeline)
     with _tied(lifeline, ranks, alarm):
         lifeline.tie(rendezvous, deadline_seconds)

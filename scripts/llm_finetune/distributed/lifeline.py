@@ -81,10 +81,14 @@ class Lifeline:
             self._connect(rendezvous, deadline_seconds)
             # Rank 0 knows who is missing: its word shall come before this rank's own patience ends.
             rendezvous.await_value(ALL_TIED, deadline_seconds + NEWS_SECONDS)
+        self.watch()
+
+    def watch(self) -> None:
+        """From here on a rank that stands still is a failure, be it this one."""
         if self._stall_seconds < math.inf:
             ranks = self._ranks
             self._stalls = Stalls(ranks.rank, ranks.size, self._hosts, self._stall_seconds)
-            threading.Thread(target=self._watch, args=(self._stalls,), daemon=True).start()
+            threading.Thread(target=self._look, args=(self._stalls,), daemon=True).start()
 
     def announce(self, failure: Failure) -> None:
         """Tells the peers that this rank leaves before the work is done."""
@@ -214,7 +218,7 @@ class Lifeline:
         if not self._leaving:
             self._heard_of(self._vanished(peer), peer)
 
-    def _watch(self, stalls: Stalls) -> None:
+    def _look(self, stalls: Stalls) -> None:
         """Says every few seconds how far this rank has come, and looks who stands still."""
         while not self._leaving and self._alarm.failure is None:
             began = time.monotonic()

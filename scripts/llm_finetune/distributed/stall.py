@@ -73,7 +73,8 @@ class Stalls:
         # Whoever is ahead waits for these; among them who computes is slow, and no more.
         if all(idle[rank] >= self._limit for rank in behind):
             first = max(behind, key=lambda rank: idle[rank])
-            return self._failure([first], f"it does nothing, after step {last[0]}; the others wait for it")
+            others = "; the others wait for it" if self._size > 1 else ""
+            return self._failure([first], f"it does nothing, after step {last[0]}{others}")
         if all(self._is_quiet(one, silent[rank]) for rank, one in known.items()):
             return self._failure(known, f"no rank comes further, after step {last[0]}: a collective hangs")
         return None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from torch.distributed import HashStore  # type: ignore[attr-defined]
@@ -23,6 +26,10 @@ from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import name_of
 from llm_finetune.launcher.tether import holding_children
 
+PEERS_FIRST = 1.5  # they say better what it means
+
+log = logging.getLogger(__name__)
+
 
 def run_round(
     this: Round,
@@ -31,6 +38,7 @@ def run_round(
     logs: RankLogs,
     *,
     grace_seconds: float,
+    stall_seconds: float = math.inf,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Ending:
     """Runs `python *command` as this machine's ranks of one round, until all are done or one has failed.
@@ -38,6 +46,7 @@ def run_round(
     Args:
         processes: ranks on this machine, as many as on all others.
         grace_seconds: how long ranks have from SIGTERM to SIGKILL.
+        stall_seconds: how long a rank may be stopped (SIGSTOP), where no peer hears nothing of it.
         interrupt: called about ten times a second; what it raises stops the ranks and comes out again.
     """
     # The agent reads these. The first: all machines have equally many ranks, so no store is asked for their
@@ -57,7 +66,7 @@ def run_round(
         max_restarts=0,
     )
     with _quiet(), holding_children():
-        result = _Agent(spec, logs, grace_seconds).run()
+        result = _Agent(spec, logs, grace_seconds, PEERS_FIRST * stall_seconds).run()
     if not result.is_failed():
         return Ending(0, "done")
     return _ending(result, logs)
@@ -66,10 +75,29 @@ def run_round(
 class _Agent(LocalElasticAgent):
     """torch's agent with the pod's grace period, and without a barrier: the ranks leave together."""
 
-    def __init__(self, spec: WorkerSpec, logs: RankLogs, grace_seconds: float) -> None:
+    def __init__(
+        self, spec: WorkerSpec, logs: RankLogs, grace_seconds: float, stopped_seconds: float
+    ) -> None:
         # No prefix before a line: the ranks' own log says which rank speaks.
         super().__init__(spec, logs, log_line_prefix_template="${role_name}")
         self._grace_seconds = round(grace_seconds)
+        self._stopped_seconds = stopped_seconds
+        self._stopped_since: dict[int, float] = {}
+
+    def _monitor_workers(self, worker_group: Any) -> RunResult:
+        """The round as it is; a rank that was stopped, and that nobody lets go on, is ended."""
+        now = time.monotonic()
+        for rank in self._pcontext.pids().values() if self._pcontext else ():
+            if _is_stopped(rank):
+                since = self._stopped_since.setdefault(rank, now)
+                if now - since > self._stopped_seconds:
+                    told = "process %d stood still for %.1f min (SIGSTOP) and is killed"
+                    log.error(told, rank, (now - since) / 60)
+                    os.kill(rank, signal.SIGKILL)
+            else:
+                self._stopped_since.pop(rank, None)
+        result: RunResult = super()._monitor_workers(worker_group)
+        return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *_: Any, **__: Any) -> None:
         if self._pcontext is None:
@@ -85,6 +113,13 @@ class _Agent(LocalElasticAgent):
 
     def _exit_barrier(self) -> None:
         pass
+
+
+def _is_stopped(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):  # it is gone
+        return False
 
 
 class _Formed(RendezvousHandler):

@@ -127,6 +127,7 @@ def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, opti
                 command,
                 RankLogs(folder, terminal=False),
                 grace_seconds=options.grace_seconds,
+                stall_seconds=settings.stall_timeout_minutes * 60,
                 interrupt=member.check,
             )
             if ending.exit_code == 128 + signal.SIGKILL:
