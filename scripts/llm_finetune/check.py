@@ -12,7 +12,7 @@ from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.report.log import entry, indented
 from llm_finetune.settings import Settings
-from llm_finetune.stages.prepare import plan
+from llm_finetune.stages.prepare import plan, remarks
 
 TOO_LONG = {
     "truncate": "lose their prompt's left, then their answer's end",
@@ -70,6 +70,7 @@ def _data(seen: Preview, settings: Settings) -> list[str]:
         f"lengths  {lengths} tokens, of {seen.measured:,} records",
         f"         {seen.too_long:,} above maxSeqLength {seen.max_length} {TOO_LONG[seen.too_long_fate]}",
         f"packing  {packing}",
+        *(f"note     {one}" for one in remarks(seen.taken_apart, seen.control_words, seen.lost_thoughts)),
     ]
 
 

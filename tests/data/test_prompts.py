@@ -75,12 +75,6 @@ def test_a_template_without_a_system_role_gets_it_before_the_users_text(
     assert whole_text(row, tokenizer)[0].startswith("<|im_start|>user\nBe kind.\n\nHello<|im_end|>")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(prepared: Prepare) -> None:
-    rewriting = "{{ messages | length }} " + CHATML
-    with pytest.raises(DataError, match="row 1: the chat template writes earlier turns differently"):
-        prepared([CONVERSATION], using=byte_level(template=rewriting), prompt_format="chat")
-
-
 def test_a_conversation_that_the_template_refuses_is_named(prepared: Prepare) -> None:
     alternating = "{% if messages | length > 1 and messages[1]['role'] == 'user' %}"
     strict = alternating + "{{ raise_exception('roles must alternate') }}{% endif %}" + CHATML

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from llm_finetune.data.prompts import Openings, prompt_of
+from llm_finetune.data.pieces import Openings
+from llm_finetune.data.prompts import prompt_of, why_no_template
 from llm_finetune.data.records import Messages, Record, Turn
 from llm_finetune.data.tokens import Encoder
 from llm_finetune.errors import ModelError
@@ -30,7 +31,7 @@ class Asking:
 
     def __init__(self, tokenizer: Any, asked_as: Mapping[str, Any] | None) -> None:
         if asked_as is None:
-            guessed = "chat" if tokenizer.chat_template else "text"
+            guessed = "text" if why_no_template(tokenizer) else "chat"
             asked_as = {"format": guessed, "with_input": "", "without_input": ""}
         _check(asked_as, tokenizer)
         self.format: AskedFormat = asked_as["format"]
@@ -51,8 +52,9 @@ class Asking:
                 with; text where the format is text, and only there.
 
         Raises:
-            BadRowError: the chat template refuses the conversation.
+            BadRowError: the chat template refuses the conversation, or the tokenizer cannot read its text.
         """
+        record = self._encoder.control_words.escaped(record) or record
         if self.format == "chat" and isinstance(record, Messages):
             record = self._opened(record)
         return self._encoder.prompt_ids(self._prompt.ask(record), self._prompt.writes_special_tokens)
@@ -73,5 +75,5 @@ def _check(asked_as: Mapping[str, Any], tokenizer: Any) -> None:
             f"prompt.json: found {dict(asked_as)!r}; expected format (sections, chat or text), with_input "
             "and without_input (texts)"
         )
-    if asked_as["format"] == "chat" and not tokenizer.chat_template:
-        raise ModelError("prompt.json: the format is chat, but the tokenizer has no chat template")
+    if asked_as["format"] == "chat" and (has_none := why_no_template(tokenizer)):
+        raise ModelError(f"prompt.json: the format is chat, but the tokenizer {has_none}")

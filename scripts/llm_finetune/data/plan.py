@@ -22,8 +22,8 @@ class PreparePlan:
         validation_share: share of the distinct training records, from 0 (none) to below 1.
         data_type: what a record is; `auto` looks at the columns of the first row.
         columns: the names of a record's columns, where they are not the usual ones.
-        prompt_format: how a record becomes text; `auto` is chat where `model_name` says chat or instruct and
-            the tokenizer has a template.
+        prompt_format: how a record becomes text; `auto` is chat where the tokenizer has a template and the
+            records are conversations, or `model_name` says chat or instruct.
         model_name: the base model's name or path; it serves `auto` and messages alone.
         prompt_with_input: opening of the prompt of a record that has an input.
         prompt_without_input: opening of the prompt of a record that has none.
@@ -33,6 +33,7 @@ class PreparePlan:
             truncate otherwise.
         packing: put several records into one row.
         loss_on_prompt: train on the prompt as well.
+        mask_history: of a conversation, train on the last answer alone.
         max_samples: only the first so many training records; None is all.
         max_validation_samples: the same for validation.
         seed: decides which records go to validation.
@@ -52,6 +53,7 @@ class PreparePlan:
     too_long: TooLong = "auto"
     packing: bool = True
     loss_on_prompt: bool = False
+    mask_history: bool = False
     max_samples: int | None = None
     max_validation_samples: int | None = None
     seed: int = 42

@@ -126,9 +126,9 @@ def _write(
         for share in shares:
             records = _placed(recipe, share, problems)
             sequences = sequencer.sequences(records, share.files, problems)
-            for (origin, split), fitted, length in sequences:
-                writers[split].add(origin, fitted, length)
-                if (number := next(done)) % _REPORT_EVERY == 0:
+            for written in sequences:
+                writers[written.place[1]].add(written)
+                if written.marks.begins and (number := next(done)) % _REPORT_EVERY == 0:
                     report(number, f"of {total:,} records tokenized")
         problems.raise_any()
         if next(done) <= total:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_finetune.data.packing import pack
+from llm_finetune.data.pieces import Piece
 from llm_finetune.data.plan import PreparePlan
-from llm_finetune.data.prompts import Piece
 from llm_finetune.data.reading import Files, Problems, read_records, where
 from llm_finetune.data.recipe import Recipe, decide
 from llm_finetune.data.records import Record
@@ -61,6 +61,7 @@ class Preview:
         checked: rows that were read and found right.
         all_checked: there are no more than those.
         measured: records that were tokenized for the figures below.
+        taken_apart, control_words, lost_thoughts: of those, as a SplitSummary has them.
         lengths: tokens of a record: mean, p50, p90, p99, longest.
         too_long: records of more than `max_length` tokens.
         too_long_fate: what happens to them: truncate or split.
@@ -76,6 +77,9 @@ class Preview:
     checked: int
     all_checked: bool
     measured: int
+    taken_apart: int
+    control_words: int
+    lost_thoughts: int
     max_length: int
     lengths: dict[str, float]
     too_long: int
@@ -102,8 +106,9 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
     problems.raise_any()
     measured = list(sequencer.sequences(head, recipe.catalog.training, problems))
     problems.raise_any()
-    read = np.array([length for _, _, length in measured])
-    fitted = np.array([len(part.input_ids) for _, record, _ in measured for part in record.sequences])
+    begun = [written.marks for written in measured if written.marks.begins]
+    read = np.array([written.length for written in measured])
+    fitted = np.array([len(part.input_ids) for written in measured for part in written.fitted.sequences])
     _, row_offsets = pack(fitted, plan.max_length)
     return Preview(
         data_type=recipe.schema.type,
@@ -111,12 +116,18 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
         prompt_format_reason=recipe.prompt_format_reason,
         validation_from=recipe.catalog.validation_from,
         examples=[
-            Example(where(recipe.catalog.training, origin), _pieces(record.sequences[0], tokenizer))
-            for (origin, _), record, _ in measured[:examples]
+            Example(
+                where(recipe.catalog.training, written.place[0]),
+                _pieces(written.fitted.sequences[0], tokenizer),
+            )
+            for written in measured[:examples]
         ],
         checked=checked,
         all_checked=complete and validation_complete,
-        measured=len(measured),
+        measured=len(begun),
+        taken_apart=sum(marks.prompts > 1 for marks in begun),
+        control_words=sum(marks.control_words for marks in begun),
+        lost_thoughts=sum(marks.lost_thoughts for marks in begun),
         max_length=plan.max_length,
         lengths={
             "mean": float(read.mean()),

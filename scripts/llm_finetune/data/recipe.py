@@ -70,7 +70,7 @@ def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
             f"tooLong is split, but the records are of type {schema.type}: a piece without its prompt would "
             "teach nothing. Choose truncate or refuse."
         )
-    prompt_format, reason = choose_format(plan.prompt_format, plan.model_name, tokenizer)
+    prompt_format, reason = choose_format(plan.prompt_format, plan.model_name, tokenizer, schema.type)
     return Recipe(plan, catalog, schema, prompt_format, reason, _too_long(plan, "truncate"))
 
 

@@ -59,6 +59,13 @@ def content_of(record: Record) -> str:
     return "\0".join(record)
 
 
+def size_of(record: Record) -> int:
+    """Characters that a record says."""
+    if isinstance(record, Messages):
+        return sum(len(turn.content) for turn in record.turns)
+    return sum(map(len, record))
+
+
 @dataclass(frozen=True)
 class Columns:
     """What the columns are called."""

@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from llm_finetune.data import fitting
 from llm_finetune.data.fitting import Fitted
-from llm_finetune.data.prompts import Openings, Piece, prompt_of
+from llm_finetune.data.pieces import Openings, Piece
+from llm_finetune.data.prompts import prompt_of
 from llm_finetune.data.reading import Files, Problems, where
 from llm_finetune.data.recipe import Recipe
-from llm_finetune.data.records import BadRowError, Origin, Record
+from llm_finetune.data.records import BadRowError, Origin, Record, size_of
+from llm_finetune.data.templating import StoppedError
 from llm_finetune.data.tokens import Encoder, TokenSequence
+from llm_finetune.errors import ModelError
 
 # A record's origin, and the number of the split it goes into.
 Placed = tuple[Origin, int]
+BATCH_RECORDS = 250
+BATCH_CHARACTERS = 4 * 1024 * 1024
+
+
+class Marks(NamedTuple):
+    """What befell a record while it was written.
+
+    Attributes:
+        begins: this is its only sequence, or its first.
+        prompts: sequences it was written as: more than one where each answer has its own.
+        control_words: its text holds words of special tokens, which are read as plain text.
+        lost_thoughts: answers whose thoughts the chat template leaves out.
+    """
+
+    begins: bool
+    prompts: int
+    control_words: bool
+    lost_thoughts: int
+
+
+class Written(NamedTuple):
+    """One prompt of a record as tokens.
+
+    Attributes:
+        length: tokens before it was fitted.
+    """
+
+    place: Placed
+    fitted: Fitted
+    length: int
+    marks: Marks
 
 
 class Sequencer:
@@ -29,20 +64,29 @@ class Sequencer:
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         self._recipe = recipe
         self._encoder = Encoder(tokenizer)
-        openings = Openings(recipe.plan.prompt_with_input, recipe.plan.prompt_without_input)
-        self._prompt = prompt_of(recipe.prompt_format, openings, self._encoder.eos, tokenizer)
+        plan = recipe.plan
+        openings = Openings(plan.prompt_with_input, plan.prompt_without_input)
+        self._prompt = prompt_of(
+            recipe.prompt_format, openings, self._encoder.eos, tokenizer, plan.mask_history
+        )
         self._bos = tokenizer.bos_token_id
 
     def sequences(
         self, records: Iterable[tuple[Placed, Record]], files: Files, problems: Problems
-    ) -> Iterator[tuple[Placed, Fitted, int]]:
-        """Each record's place, its sequences, and its length in tokens before it was fitted.
+    ) -> Iterator[Written]:
+        """The sequences of each record, in order.
 
         A record that cannot be written, is refused for its length or teaches nothing is added to `problems`.
+
+        Raises:
+            ModelError: the chat template had to be stopped.
         """
         recipe = self._recipe
         prompts = self._written(records, files, problems)
-        for place, sequence in self._encoder.encode(prompts, self._prompt.writes_special_tokens):
+        for (place, marks), sequence in self._encoder.encode(prompts, self._prompt.writes_special_tokens):
+            if isinstance(sequence, BadRowError):
+                problems.add(f"{where(files, place[0])}: {sequence}")
+                continue
             length = len(sequence.input_ids)
             if length > recipe.plan.max_length and recipe.too_long == "refuse":
                 problems.add(
@@ -54,16 +98,30 @@ class Sequencer:
             if not fitted.sequences[0].trained[1:].any():
                 problems.add(f"{where(files, place[0])}: not one token of it could be trained on.")
                 continue
-            yield place, fitted, length
+            yield Written(place, fitted, length, marks)
 
     def _written(
         self, records: Iterable[tuple[Placed, Record]], files: Files, problems: Problems
-    ) -> Iterator[tuple[Placed, list[Piece]]]:
-        for place, record in records:
-            try:
-                yield place, self._prompt.render(record)
-            except BadRowError as problem:
-                problems.add(f"{where(files, place[0])}: {problem}")
+    ) -> Iterator[tuple[tuple[Placed, Marks], list[Piece]]]:
+        control_words = self._encoder.control_words
+        records = iter(records)
+        while batch := list(_batch(records)):
+            escaped = [control_words.escaped(record) for _, record in batch]
+            rendered = self._prompt.render(
+                [changed or record for changed, (_, record) in zip(escaped, batch, strict=True)]
+            )
+            for (place, _), changed, written in zip(batch, escaped, rendered, strict=True):
+                if isinstance(written, BadRowError):
+                    problem = f"{where(files, place[0])}: {control_words.plain(str(written))}"
+                    if isinstance(written, StoppedError):
+                        raise ModelError(problem)
+                    problems.add(problem)
+                    continue
+                for number, prompt in enumerate(written.prompts):
+                    marks = Marks(
+                        number == 0, len(written.prompts), changed is not None, written.lost_thoughts
+                    )
+                    yield (place, marks), prompt
 
     def _fit(self, sequence: TokenSequence) -> Fitted:
         plan = self._recipe.plan
@@ -78,3 +136,13 @@ class Sequencer:
             everything = [TokenSequence(ids, np.ones(len(ids), np.bool_)) for ids, _ in fitted.sequences]
             fitted = fitted._replace(sequences=everything)
         return fitted
+
+
+def _batch(records: Iterator[tuple[Placed, Record]]) -> Iterator[tuple[Placed, Record]]:
+    """So many records that writing them at once takes a bounded memory."""
+    characters = 0
+    for place, record in islice(records, BATCH_RECORDS):
+        yield place, record
+        characters += size_of(record)
+        if characters > BATCH_CHARACTERS:
+            return

@@ -19,6 +19,9 @@ class SplitSummary:
         truncated_prompts: records whose prompt lost its left.
         cut_answers: records whose answer lost its end.
         split_records: records in several pieces.
+        taken_apart: conversations in several sequences, one for each answer.
+        control_words: records whose text holds words of special tokens, which are read as plain text.
+        lost_thoughts: answers whose thoughts the chat template leaves out.
         rows: rows of the split.
         positions: rows times the longest row.
         longest: tokens of the longest record, before anything was cut.
@@ -33,6 +36,9 @@ class SplitSummary:
     truncated_prompts: int
     cut_answers: int
     split_records: int
+    taken_apart: int
+    control_words: int
+    lost_thoughts: int
     rows: int
     positions: int
     longest: int

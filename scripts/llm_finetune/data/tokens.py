@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -11,10 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_finetune.data.prompts import Piece
+from llm_finetune.data.control_words import ControlWords
+from llm_finetune.data.pieces import Piece
+from llm_finetune.data.records import BadRowError
 from llm_finetune.errors import ModelError
 
 BATCH_RECORDS = 1000
+BATCH_CHARACTERS = 8 * 1024 * 1024
 K = TypeVar("K")
 
 
@@ -32,6 +35,9 @@ class TokenSequence(NamedTuple):
 
 class Encoder:
     """A tokenizer with what preparing needs: batches, offsets and the tokens it puts in front.
+
+    Attributes:
+        control_words: the words of its special tokens, which a record's own text may hold.
 
     Raises:
         ModelError: it does not read its own end-of-sequence token as one token.
@@ -51,14 +57,15 @@ class Encoder:
             raise ModelError(
                 f"The tokenizer does not read its end-of-sequence token {self.eos!r} as one token."
             )
+        self.control_words = ControlWords(tokenizer, self._backend)
 
     def encode(
         self, prompts: Iterable[tuple[K, list[Piece]]], specials_written: bool
-    ) -> Iterator[tuple[K, TokenSequence]]:
+    ) -> Iterator[tuple[K, TokenSequence | BadRowError]]:
         """Tokenize each prompt as a whole, just as it will be when the model is asked.
 
         Args:
-            prompts: any key with each prompt; it comes back with the tokens.
+            prompts: any key with each prompt; it comes back with the tokens, or with why there are none.
             specials_written: the prompts hold all special tokens; none are put in front.
         """
         first = [] if specials_written else self.first_ids
@@ -66,7 +73,7 @@ class Encoder:
         # The tokenizer's own threads run while Python writes the batch before.
         with ThreadPoolExecutor(1) as pool:
             waiting: deque[tuple[list[tuple[K, list[Piece]]], Future[list[Any]]]] = deque()
-            while batch := list(islice(prompts, BATCH_RECORDS)):
+            while batch := list(_batch(prompts)):
                 texts = ["".join(piece.text for piece in prompt) for _, prompt in batch]
                 waiting.append((batch, pool.submit(self._backend.encode_batch, texts)))
                 if len(waiting) > 1:
@@ -75,20 +82,33 @@ class Encoder:
                 yield from self._marked(*waiting.popleft(), first)
 
     def prompt_ids(self, text: str, specials_written: bool) -> list[int]:
-        """The tokens of a prompt whose answer is still to come: those of `encode` up to the answer."""
-        ids: list[int] = self._backend.encode(text).ids
+        """The tokens of a prompt whose answer is still to come: those of `encode` up to the answer.
+
+        Raises:
+            BadRowError: it holds a control word that the tokenizer cannot read as text.
+        """
+        ids: list[int]
+        if self.control_words.are_in(text):
+            reader = self.control_words.reader
+            ids = reader.ids(reader.encode(reader.text(text)))
+        else:
+            ids = self._backend.encode(text).ids
         return ids if specials_written else [*self.first_ids, *ids]
 
     def _marked(
         self, batch: list[tuple[K, list[Piece]]], encoded: Future[list[Any]], first: list[int]
-    ) -> Iterator[tuple[K, TokenSequence]]:
+    ) -> Iterator[tuple[K, TokenSequence | BadRowError]]:
         # Numbers of the whole batch in three lists, turned into arrays at once: the records are views.
         ids: list[int] = []
         counts: list[int] = []
         flags: list[bool] = []
-        ends: list[int] = []
+        ends: list[int | BadRowError] = []
         for (_, prompt), encoding in zip(batch, encoded.result(), strict=True):
-            record_ids, borders = self._tokens(prompt, encoding)
+            try:
+                record_ids, borders = self._tokens(prompt, encoding)
+            except BadRowError as problem:
+                ends.append(problem)
+                continue
             ids += first
             ids += record_ids
             counts += [len(first), *(end - start for start, end in pairwise(borders))]
@@ -97,25 +117,54 @@ class Encoder:
         input_ids, trained = np.array(ids, np.int32), np.repeat(flags, counts)
         start = 0
         for (key, _), end in zip(batch, ends, strict=True):
+            if isinstance(end, BadRowError):
+                yield key, end
+                continue
             yield key, TokenSequence(input_ids[start:end], trained[start:end])
             start = end
 
     def _tokens(self, prompt: list[Piece], encoding: Any) -> tuple[list[int], list[int]]:
         """The tokens, and the index of the first one of each piece, and the end."""
-        ids: list[int] = encoding.ids
-        borders = [0]
-        position = 0
-        for piece in prompt[:-1]:
-            position += len(piece.text)
-            token = encoding.char_to_token(position)
-            if token is None:
-                token = _next_token(encoding, position)
-            if token < len(ids) and encoding.token_to_chars(token)[0] < position:
-                # A token lies across the border: the model will never see it when it is asked.
-                parts = [self._backend.encode(part.text).ids for part in prompt]
-                return list(chain.from_iterable(parts)), [0, *accumulate(map(len, parts))]
-            borders.append(token)
-        return ids, [*borders, len(ids)]
+        if any(self.control_words.are_in(piece.text) for piece in prompt):
+            reader = self.control_words.reader
+            texts = [reader.text(piece.text) for piece in prompt]
+            return _divided(texts, reader.encode("".join(texts)), reader.encode, reader.ids)
+        return _divided([piece.text for piece in prompt], encoding, self._backend.encode, _ids)
+
+
+def _divided(
+    texts: list[str], encoding: Any, encode: Callable[[str], Any], ids_of: Callable[[Any], list[int]]
+) -> tuple[list[int], list[int]]:
+    """The tokens of a whole text, and where those of each of its parts begin and end."""
+    ids = ids_of(encoding)
+    borders = [0]
+    position = 0
+    for text in texts[:-1]:
+        position += len(text)
+        token = encoding.char_to_token(position)
+        if token is None:
+            token = _next_token(encoding, position)
+        if token < len(ids) and encoding.token_to_chars(token)[0] < position:
+            # A token lies across the border: the model will never see it when it is asked.
+            parts = [ids_of(encode(part)) for part in texts]
+            return list(chain.from_iterable(parts)), [0, *accumulate(map(len, parts))]
+        borders.append(token)
+    return ids, [*borders, len(ids)]
+
+
+def _ids(encoding: Any) -> list[int]:
+    ids: list[int] = encoding.ids
+    return ids
+
+
+def _batch(prompts: Iterator[tuple[K, list[Piece]]]) -> Iterator[tuple[K, list[Piece]]]:
+    """So many prompts that tokenizing them at once takes a bounded memory."""
+    characters = 0
+    for key, prompt in islice(prompts, BATCH_RECORDS):
+        yield key, prompt
+        characters += sum(len(piece.text) for piece in prompt)
+        if characters > BATCH_CHARACTERS:
+            return
 
 
 def _next_token(encoding: Any, position: int) -> int:

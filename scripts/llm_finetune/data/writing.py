@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_finetune.data.fitting import Fitted
 from llm_finetune.data.packing import one_a_row, pack
-from llm_finetune.data.records import Origin
+from llm_finetune.data.sequences import Written
 from llm_finetune.data.summary import SplitSummary
 
 _ORIGIN = struct.Struct("=qqq")
@@ -30,7 +29,8 @@ class SplitWriter:
         self._folder = folder
         self._lengths = array("q")  # of the records as they were read
         self._offsets = array("q", [0])  # of the records as they are written
-        self._truncated_prompts = self._cut_answers = self._split_records = 0
+        self._records = self._truncated_prompts = self._cut_answers = self._split_records = 0
+        self._taken_apart = self._control_words = self._lost_thoughts = 0
         (folder / "tokens").mkdir(parents=True)
         with ExitStack() as files:
             self._provenance = files.enter_context((folder / "provenance.bin").open("wb"))
@@ -44,12 +44,19 @@ class SplitWriter:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def add(self, origin: Origin, fitted: Fitted, length: int) -> None:
-        """Write one record, which had `length` tokens before it was fitted."""
-        self._lengths.append(length)
+    def add(self, written: Written) -> None:
+        """Write one sequence of a record; each record's come together."""
+        fitted, marks = written.fitted, written.marks
+        self._lengths.append(written.length)
         self._truncated_prompts += fitted.prompt_cut
         self._cut_answers += fitted.answer_cut
         self._split_records += len(fitted.sequences) > 1
+        if marks.begins:
+            self._records += 1
+            self._taken_apart += marks.prompts > 1
+            self._control_words += marks.control_words
+            self._lost_thoughts += marks.lost_thoughts
+        origin, _ = written.place
         for input_ids, trained in fitted.sequences:
             self._provenance.write(_ORIGIN.pack(*origin))
             self._input_ids.write(input_ids.data)
@@ -69,12 +76,15 @@ class SplitWriter:
         read = np.frombuffer(self._lengths, np.int64)
         return SplitSummary(
             files=[list(names) for names in files],
-            records=len(read),
+            records=self._records,
             tokens=int(offsets[-1]),
             trained_tokens=int(np.count_nonzero(trained) - np.count_nonzero(trained[offsets[:-1]])),
             truncated_prompts=self._truncated_prompts,
             cut_answers=self._cut_answers,
             split_records=self._split_records,
+            taken_apart=self._taken_apart,
+            control_words=self._control_words,
+            lost_thoughts=self._lost_thoughts,
             rows=len(row_offsets) - 1,
             positions=(len(row_offsets) - 1) * int(np.max(np.add.reduceat(lengths[rows], row_offsets[:-1]))),
             longest=int(np.max(read)),

@@ -94,7 +94,8 @@ class TrainSettings(Section):
     prompt_format: Literal["auto", "sections", "chat"] = key(
         choice("auto", "sections", "chat"),
         "auto",
-        "Sections of the project's own, or the tokenizer's chat format; auto: chat for chat models.",
+        "Sections of the project's own, or the tokenizer's chat template; auto: the template for chat models "
+        "and for conversations.",
     )
     prompt_with_input: str | None = key(
         text(), WITH_INPUT, "Opening of the prompt where the record has an input.", none="no opening"
@@ -103,6 +104,7 @@ class TrainSettings(Section):
         text(), WITHOUT_INPUT, "Opening of the prompt where the record has no input.", none="no opening"
     )
     loss_on_prompt: bool = key(flag(), False, "Train on the prompt too, not only on the answer.")
+    mask_history: bool = key(flag(), False, "Of a conversation, train on the last answer only, not on each.")
     max_seq_length: int = key(whole(8), 512, "Tokens in a sequence; not more than the model's context.")
     too_long: Literal["auto", "truncate", "split", "refuse"] = key(
         choice("auto", "truncate", "split", "refuse"),

@@ -65,6 +65,7 @@ def plan(settings: Settings) -> PreparePlan:
         too_long=train.too_long,
         packing=train.dataset_concatenation,
         loss_on_prompt=train.loss_on_prompt,
+        mask_history=train.mask_history,
         max_samples=train.max_samples,
         max_validation_samples=evaluation.max_samples,
         seed=train.seed,
@@ -92,10 +93,24 @@ def told(summary: Summary) -> list[str]:
         fates = [f"{count:,} {fate}" for fate, count in cut.items() if count]
         if fates:
             lines.append(f"data: {name}: of records above maxSeqLength {', '.join(fates)}")
+        found = remarks(split.taken_apart, split.control_words, split.lost_thoughts)
+        lines += [f"data: {name}: {remark}" for remark in found]
     if summary.kept_for_validation_only:
         count = f"{summary.kept_for_validation_only:,}"
         lines.append(f"data: {count} training records are validation records too and were left out")
     return lines
+
+
+def remarks(taken_apart: int, control_words: int, lost_thoughts: int) -> list[str]:
+    """What a user would not expect of how records were written."""
+    found = {
+        "conversations have a sequence for each of their answers, since the chat template writes earlier "
+        "turns differently once later ones follow": taken_apart,
+        "records hold words of special tokens; they are read as plain text": control_words,
+        "answers lost their thoughts (up to </think>), which the chat template leaves out; promptFormat "
+        "sections keeps them": lost_thoughts,
+    }
+    return [f"{count:,} {what}" for what, count in found.items() if count]
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,191 @@
+"""Conversations in a tokenizer's chat template."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from llm_finetune.data.pieces import Openings, Piece, Written, joined, with_empty_answer
+from llm_finetune.data.records import BadRowError, Instruction, Record, Text, Turn
+from llm_finetune.data.templating import ChatTemplate, Request, StoppedError
+from llm_finetune.errors import ModelError
+
+ENDS_OF_THOUGHTS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
+
+
+class ChatPrompt:
+    """The tokenizer's own chat template.
+
+    An answer is trained on behind exactly what the template writes when that answer is asked for. Where the
+    answers of a conversation stand behind one another so, it is one prompt; but some templates write a turn
+    otherwise once others follow it (they drop a thought, or move the system's text), or write another thing
+    before an answer that is asked for than before one that is there. Then each answer has its own prompt.
+    """
+
+    writes_special_tokens = True
+
+    def __init__(self, openings: Openings, eos: str, tokenizer: Any, mask_history: bool) -> None:
+        self._openings = openings
+        self._eos = eos
+        self._mask_history = mask_history
+        self._template = ChatTemplate(tokenizer)
+        self._takes_system = self._renders_system()
+
+    def render(self, records: Sequence[Record]) -> list[Written | BadRowError]:
+        conversations = [self._turns(record) for record in records]
+        requests = [request for turns in conversations for request in self._requests(turns)]
+        texts = iter(self._template.render(requests))
+        return [self._written(turns, texts) for turns in conversations]
+
+    def ask(self, record: Record) -> str:
+        return self._one(self._turns(with_empty_answer(record))[:-1], True)
+
+    def _requests(self, turns: Sequence[Turn]) -> Iterator[Request]:
+        """For each answer what is written when it is asked for, and when it is there."""
+        for place in self._answers(turns):
+            yield turns[:place], True
+            yield turns[: place + 1], False
+
+    def _answers(self, turns: Sequence[Turn]) -> list[int]:
+        places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+        return places[-1:] if self._mask_history else places
+
+    def _written(self, turns: Sequence[Turn], texts: Iterator[str | BadRowError]) -> Written | BadRowError:
+        answers: list[_Answer] = []
+        problem: BadRowError | None = None
+        for place in self._answers(turns):
+            prompt, answered = next(texts), next(texts)
+            try:
+                answers.append(self._answer(turns[: place + 1], _right(prompt), _right(answered)))
+            except BadRowError as error:
+                problem = problem or error
+        if problem:
+            return problem
+        prompts = [self._one_prompt(answers)] if _follow_one_another(answers) else map(self._alone, answers)
+        return Written(list(prompts), sum(answer.lost_thoughts for answer in answers))
+
+    def _answer(self, turns: Sequence[Turn], prompt: str, answered: str) -> _Answer:
+        """What follows a prompt where its answer is there.
+
+        Raises:
+            BadRowError: that is not the answer of the record.
+        """
+        said = turns[-1].content
+        if answered.startswith(prompt):
+            text, whole = answered[len(prompt) :], answered
+        else:
+            mark = f"~{secrets.randbelow(10**18):018d}~"
+            before, found, _ = self._one([*turns[:-1], Turn("assistant", mark)], False).partition(mark)
+            if not found or not answered.startswith(before):
+                raise BadRowError(_left_out(said, answered[-40:]))
+            text, whole = answered[len(before) :], ""
+        return _Answer(prompt, text, whole, _check_answer(said, text.replace(self._eos, "")))
+
+    def _one_prompt(self, answers: Sequence[_Answer]) -> list[Piece]:
+        pieces: list[Piece] = []
+        written = 0
+        for number, answer in enumerate(answers, start=1):
+            pieces.append(Piece(answer.prompt[written:], False))
+            pieces += self._ended(answer.text, last=number == len(answers))
+            written = len(answer.whole)
+        return pieces
+
+    def _alone(self, answer: _Answer) -> list[Piece]:
+        return [Piece(answer.prompt, False), *self._ended(answer.text, last=True)]
+
+    def _ended(self, text: str, last: bool) -> list[Piece]:
+        """What follows the end-of-sequence token (often a line end) is never asked for, nor trained on."""
+        end = text.rfind(self._eos) + len(self._eos)
+        if self._eos in text:
+            return [Piece(text[:end], True), Piece(text[end:], False)]
+        return [Piece(text + self._eos if last else text, True)]
+
+    def _turns(self, record: Record) -> list[Turn]:
+        assert not isinstance(record, Text)
+        if isinstance(record, Instruction):
+            question = joined([record.instruction, record.input])
+            conversation = [Turn("user", question), Turn("assistant", record.output)]
+            opening = self._openings.of(record)
+            turns = [Turn("system", opening), *conversation] if opening else conversation
+        else:
+            last = max(i for i, turn in enumerate(record.turns) if turn.role == "assistant")
+            turns = list(record.turns[: last + 1])
+        if turns[0].role == "system" and not self._takes_system:
+            turns[:2] = [Turn("user", joined([turns[0].content, turns[1].content]))]
+        return turns
+
+    def _one(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+        (text,) = self._template.render([(turns, add_generation_prompt)])
+        return _right(text)
+
+    def _renders_system(self) -> bool:
+        probe = [Turn("system", "be brief"), Turn("user", "hello")]
+        try:
+            return "be brief" in self._one(probe, True)
+        except StoppedError as error:
+            raise ModelError(f"{error}: it cannot be used. Set promptFormat to sections.") from error
+        except BadRowError:
+            return False
+
+
+class _Answer(NamedTuple):
+    """One answer of a conversation.
+
+    Attributes:
+        prompt: what the template writes when it is asked for.
+        text: what the template writes behind that, from the answer on.
+        whole: prompt and text, where the template itself writes the one behind the other; else empty.
+        lost_thoughts: the text has no thoughts, where the record has.
+    """
+
+    prompt: str
+    text: str
+    whole: str
+    lost_thoughts: bool
+
+
+def _right(text: str | BadRowError) -> str:
+    if isinstance(text, BadRowError):
+        raise text
+    return text
+
+
+def _follow_one_another(answers: Sequence[_Answer]) -> bool:
+    return all(
+        one.whole and other.whole and other.prompt.startswith(one.whole) for one, other in pairwise(answers)
+    )
+
+
+def _check_answer(said: str, text: str) -> bool:
+    """Whether the text has the record's answer, but for white space, without its thoughts.
+
+    Raises:
+        BadRowError: it has not even that.
+    """
+    if said.strip() in text:
+        return False
+    squeezed = _squeezed(text)
+    if _squeezed(said) in squeezed:
+        return False
+    for end in ENDS_OF_THOUGHTS:
+        answer = _squeezed(said.rpartition(end)[2])
+        if end in said and answer and answer in squeezed:
+            return True
+    raise BadRowError(_left_out(said, text))
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _left_out(said: str, text: str) -> str:
+    return (
+        f"the tokenizer's chat template leaves the answer out: the record says {_shown(said)}, the template "
+        f"writes {_shown(text)}. Set promptFormat to sections, or mend the template"
+    )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
