@@ -1,5 +1,6 @@
 # The training image: one of two stacks of pinned versions, chosen by STACK. It runs as any user, on a read-only root.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# By its digest, which no registry can give anything else for; for newer fixes of Debian's name a newer one.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 FROM ${PYTHON_IMAGE}
 
 # g++ compiles the training step's kernels for the processor they run on. tcmalloc and Intel's OpenMP stand where the
@@ -10,11 +11,6 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && lib=/usr/lib/x86_64-linux-gnu \
     && { test -e "$lib/libtcmalloc.so.4.5.9" || ln -s libtcmalloc.so.4 "$lib/libtcmalloc.so.4.5.9"; }
-ARG INTEL_OPENMP=2026.2.0
-RUN pip install --no-cache-dir --no-deps --prefix /tmp/openmp intel-openmp==${INTEL_OPENMP} \
-    && find /tmp/openmp -name libiomp5.so -exec cp {} /usr/local/lib/ ';' \
-    && rm -r /tmp/openmp \
-    && test -e /usr/local/lib/libiomp5.so
 
 WORKDIR /workspace
 ENV VIRTUAL_ENV=/opt/venv \
@@ -27,7 +23,11 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG CCL_INDEX=https://pytorch-extension.intel.com/release-whl/stable/cpu/us/
 COPY pyproject.toml ./
 COPY requirements requirements
-RUN pip install --no-cache-dir --target /tmp/uv uv==0.13.8 \
+RUN pip install --no-cache-dir --no-deps --require-hashes --prefix /tmp/openmp --requirement requirements/openmp.txt \
+    && find /tmp/openmp -name libiomp5.so -exec cp {} /usr/local/lib/ ';' \
+    && rm -r /tmp/openmp \
+    && test -e /usr/local/lib/libiomp5.so
+RUN pip install --no-cache-dir --require-hashes --target /tmp/uv --requirement requirements/uv.txt \
     && python -m venv --without-pip "$VIRTUAL_ENV" \
     && PATH="$PATH:/tmp/uv/bin" UV_NO_CACHE=1 requirements/install.sh "$STACK" --requirement pyproject.toml --extra mlflow \
     && rm -r /tmp/uv
@@ -35,7 +35,9 @@ RUN pip install --no-cache-dir --target /tmp/uv uv==0.13.8 \
 COPY README.md values.yaml ./
 COPY scripts scripts
 # The package stays where `distributed.script` names it; the command `llm-finetune` runs the same files.
-RUN pip --python "$VIRTUAL_ENV" install --no-cache-dir --no-deps --editable . \
+RUN pip install --no-cache-dir --require-hashes --target /tmp/build --requirement requirements/build.txt \
+    && PYTHONPATH=/tmp/build pip --python "$VIRTUAL_ENV" install --no-cache-dir --no-deps --no-build-isolation --editable . \
+    && rm -r /tmp/build \
     && python -m compileall -q scripts \
     && chmod -R a+rX . \
     && llm-finetune --help >/dev/null

@@ -5,7 +5,6 @@ PYTHON ?= python3
 STACK ?= upstream
 # torch's CPU wheels: a tenth of the package registry's, which are taken where this index does not answer.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-UV_VERSION := 0.13.8
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,17 +26,19 @@ help:
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
 	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
 	@echo "make benchmark   measure it in turns with what else there is, which is installed first (40 minutes)"
-	@echo "make lock        pin the newest versions that fit"
+	@echo "make lock        pin the newest versions that fit, with their hashes"
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements/$(STACK).in requirements/$(STACK).txt requirements/install.sh
+$(INSTALLED): pyproject.toml $(wildcard requirements/*)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is `$(PYTHON) --version`; Python 3.11 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" TORCH_INDEX=$(TORCH_INDEX) \
-	  requirements/install.sh $(STACK) --editable '.[test,mlflow]'
+	  requirements/install.sh $(STACK) --requirement pyproject.toml --extra test --extra mlflow
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --no-deps --editable . \
+	  --build-constraints requirements/build.txt --require-build-hashes
 	touch $@
 
 demo: $(INSTALLED)
@@ -78,12 +79,18 @@ cluster-test: $(INSTALLED)
 generate: $(INSTALLED)
 	$(BIN)/python -m llm_finetune.settings.generate
 
+# The hashes of torch's CPU wheels are those of TORCH_INDEX, which must answer for that.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 lock:
-	for stack in upstream intel; do \
-	  $(BIN)/uv pip compile --quiet --upgrade pyproject.toml requirements/$$stack.in --extra test --extra mlflow \
-	    --universal --python-version 3.11 --no-header --no-annotate \
-	    --no-emit-index-url --no-emit-find-links --output-file requirements/$$stack.txt; \
+	set -e; for stack in upstream intel; do \
+	  $(LOCK) pyproject.toml requirements/$$stack.in --extra test --extra mlflow --output-file requirements/$$stack.txt; \
+	  sed -n 's/^torch==[^ ]*/&+cpu/p' requirements/$$stack.in | \
+	    $(LOCK) - --no-deps --default-index $(TORCH_INDEX) --output-file requirements/$$stack-cpu.txt; \
 	done
+	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
+	$(LOCK) requirements/build.in --output-file requirements/build.txt
+	$(LOCK) requirements/openmp.in --no-deps --output-file requirements/openmp.txt
 
 # On an idle machine: 40 minutes on two cores. Tables, JSON and pictures: benchmarks/results.
 benchmark: $(INSTALLED) benchmark-peers

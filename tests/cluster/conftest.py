@@ -69,7 +69,11 @@ def cluster_values(cluster: Path | None, tmp_path_factory: pytest.TempPathFactor
         pytest.exit(
             "VALUES=FILE must name a values file with image and storage of your cluster", returncode=2
         )
-    sh(str(cluster), "image", IMAGE, str(CHART), "--build-arg", "STACK=upstream", timeout_seconds=1200)
+    # The cluster's stand-in for the base image has its name and not its digest.
+    arguments = [
+        f"--build-arg={name}" for name in ("STACK=upstream", "PYTHON_IMAGE=python:3.11-slim-bookworm")
+    ]
+    sh(str(cluster), "image", IMAGE, str(CHART), *arguments, timeout_seconds=1200)
     name, tag = IMAGE.split(":")
     file = tmp_path_factory.mktemp("cluster") / "values.yaml"
     # The tag moves with each build.
