@@ -16,6 +16,7 @@ from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.isolation import keeps_apart
+from llm_finetune.model.plausible import check_size
 from llm_finetune.model.precision import Precision
 from llm_finetune.model.rotary import check_lengths_apart
 from llm_finetune.run_folder import check_keeps
@@ -87,7 +88,9 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     trust = settings.trust_remote_code
     config, tokenizer = base.load_config(folder, trust), base.load_tokenizer(folder, trust)
     base.check_fits(config, tokenizer, settings.train.max_seq_length)
+    base.check_generation_config(folder)
     outline = base.outline(config, trust)
+    check_size(outline.num_parameters(), folder)
     check_lengths_apart(outline, settings.train.max_seq_length)
     if settings.do_train and settings.train.use_lora:
         adapters.check_targets(outline, lora_plan(settings).target_modules)

@@ -20,7 +20,7 @@ from llm_finetune.folder_lock import locked, locked_beside
 from llm_finetune.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
-from llm_finetune.model.isolation import check_isolation
+from llm_finetune.model.isolation import check_isolation, check_runs
 from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import check_room, load_tuned, save_model
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
@@ -277,8 +277,10 @@ def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torc
     """The base model on its device, proved to keep the records of a row apart."""
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
     model: torch.nn.Module = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
+    vocab_size = inputs.config.get_text_config().vocab_size
+    check_runs(model, vocab_size)
     if inputs.packed:
-        check_isolation(model, inputs.config.get_text_config().vocab_size)
+        check_isolation(model, vocab_size)
     if not _on_cpu(settings):
         return model.to("cuda")
     _quicken(model, settings)

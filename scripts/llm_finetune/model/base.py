@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model.blame import blamed
+from llm_finetune.model.plausible import CONFIG, TOKENIZER, check_config, check_size, check_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -15,22 +17,55 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GENERATION_CONFIG = "generation_config.json"
+
 
 def load_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
     """The model's configuration. Raises ModelError where it cannot be read or would run code of its own."""
     from transformers import AutoConfig
 
-    return _from_folder(AutoConfig, folder, trust_remote_code)
+    check_config(folder)
+    config = _from_folder(AutoConfig, CONFIG, folder, trust_remote_code)
+    with blamed(folder / CONFIG, "describes no language model"):
+        text_config = config.get_text_config()
+        vocab_size, context = text_config.vocab_size, getattr(text_config, "max_position_embeddings", None)
+        parts = [config, *(getattr(config, name) for name in config.sub_configs)]
+    if not isinstance(vocab_size, int) or not isinstance(context, int | None):
+        raise ModelError(
+            f"{folder / CONFIG}: found vocab_size {vocab_size!r} and max_position_embeddings {context!r}, "
+            "expected whole numbers"
+        )
+    for part in parts:
+        _use_own_attention(part, folder)
+    return config
+
+
+def _use_own_attention(config: Any, folder: Path) -> None:
+    """What a model was trained with is often made for GPUs; here it is transformers' choice, or ours."""
+    named = getattr(config, "_attn_implementation", None)
+    if "/" in str(named):
+        raise ModelError(
+            f"{folder / CONFIG}, attn_implementation: found {named!r}, code from the Hub, which is not run; "
+            "remove that key"
+        )
+    if named not in (None, "eager", "sdpa"):
+        config._attn_implementation = None
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises ModelError where there is none, or none with an end-of-sequence token."""
     from transformers import AutoTokenizer
 
-    tokenizer = _from_folder(AutoTokenizer, folder, trust_remote_code)
-    if not tokenizer.is_fast:
+    check_tokenizer(folder)
+    tokenizer = _from_folder(AutoTokenizer, "tokenizer", folder, trust_remote_code)
+    with blamed(folder, "its tokenizer cannot be used"):
+        is_fast, eos_token_id, ids = tokenizer.is_fast, tokenizer.eos_token_id, tokenizer.get_vocab()
+        tokenizer.decode(tokenizer("a b").input_ids)
+    if not is_fast:
         raise ModelError(f"{folder}: only a slow tokenizer; expected tokenizer.json beside config.json")
-    if tokenizer.eos_token_id is None:
+    if not ids:
+        raise ModelError(f"{folder / TOKENIZER}: it knows no token")
+    if eos_token_id is None:
         raise ModelError(
             f"{folder}: the tokenizer has no end-of-sequence token, so an answer could never end; "
             "set eos_token in tokenizer_config.json"
@@ -59,6 +94,15 @@ def check_fits(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max
         )
 
 
+def check_generation_config(folder: Path) -> None:
+    """Raises ModelError where generation_config.json is there and cannot be read."""
+    from transformers import GenerationConfig
+
+    if (folder / GENERATION_CONFIG).is_file():
+        with blamed(folder / GENERATION_CONFIG, "cannot be read"):
+            GenerationConfig.from_pretrained(folder)
+
+
 def outline(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
     """The model without memory for its weights (on torch's meta device): to look at names and shapes."""
     import torch
@@ -80,17 +124,10 @@ def _made(config: PretrainedConfig, trust_remote_code: bool, **options: Any) -> 
 
     from llm_finetune.model.rotary import keep_lengths_apart
 
-    try:
+    if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
+        raise ModelError(f"model type {config.model_type!r} is not a causal language model")
+    with blamed(f"{config.name_or_path}/{CONFIG}", "describes no model that can be made"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **options)
-    except ValueError as error:
-        raise ModelError(
-            f"model type {config.model_type!r} is not a causal language model: {_first_line(error)}"
-        ) from error
-    except Exception as error:  # whatever a model's own code raises at a configuration that cannot be
-        raise ModelError(
-            f"config.json describes no {config.model_type} model that can be made: "
-            f"{type(error).__name__}: {_first_line(error)}"
-        ) from error
     keep_lengths_apart(model)
     return model
 
@@ -111,8 +148,15 @@ def load_weights(
 
     from llm_finetune.model.rotary import keep_lengths_apart
 
+    config = load_config(folder, trust_remote_code)
+    check_size(outline(config, trust_remote_code).num_parameters(), folder)
     model = read_weights(
-        AutoModelForCausalLM, folder, is_exact=is_exact, dtype=dtype, trust_remote_code=trust_remote_code
+        AutoModelForCausalLM,
+        folder,
+        is_exact=is_exact,
+        config=config,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )
     check_ends(model, folder)
     keep_lengths_apart(model)
@@ -129,7 +173,7 @@ def read_weights(loader: Any, folder: Path, *, is_exact: bool, **options: Any) -
     Raises:
         ModelError: see `load_weights`; or a weight that is left over, where none may be.
     """
-    try:
+    with blamed(folder, "the weights cannot be read"):
         model, report = loader.from_pretrained(
             folder,
             use_safetensors=True,
@@ -137,8 +181,6 @@ def read_weights(loader: Any, folder: Path, *, is_exact: bool, **options: Any) -
             ignore_mismatched_sizes=True,  # reported below, in our words
             **options,
         )
-    except Exception as error:  # whatever a broken file raises
-        raise ModelError(f"{folder}: the weights cannot be read: {_first_line(error)}") from error
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise ModelError(
             f"{folder}: {name} has shape {tuple(found)} in its files and {tuple(expected)} by config.json: "
@@ -167,24 +209,20 @@ def check_ends(model: PreTrainedModel, folder: Path) -> None:
     for one in named if isinstance(named, list) else [named]:
         if not isinstance(one, int | None):
             raise ModelError(
-                f"{folder / 'generation_config.json'}, eos_token_id: found {one!r}, expected a token's "
+                f"{folder / GENERATION_CONFIG}, eos_token_id: found {one!r}, expected a token's "
                 "number, a list of such, or null"
             )
 
 
-def _from_folder(loader: Any, folder: Path, trust_remote_code: bool) -> Any:
-    try:
-        # False is said, not left out: left out, transformers would ask a terminal that may not be there.
-        return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a broken file raises, the user needs its name and not a traceback
-        if "trust_remote_code" in str(error):
+def _from_folder(loader: Any, what: str, folder: Path, trust_remote_code: bool) -> Any:
+    with blamed(folder, f"its {what} cannot be read"):
+        try:
+            # False is said, not left out: left out, transformers would ask a terminal that may not be there.
+            return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except Exception as error:
+            if "trust_remote_code" not in str(error):
+                raise
             raise ModelError(
                 f"{folder}: this model brings Python code of its own, which runs only where "
                 "distributed.trustRemoteCode is true; read that code first"
             ) from error
-        kind = "tokenizer" if "Tokenizer" in loader.__name__ else "config.json"
-        raise ModelError(f"{folder}: its {kind} cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model.blame import blamed
+from llm_finetune.model.plausible import CONFIG
 from llm_finetune.model.trial import on_trial
 from llm_finetune.model.twin import twin
 
@@ -41,19 +43,35 @@ def keeps_apart(config: PretrainedConfig, max_length: int, trust_remote_code: bo
     return not difference > TOLERANCES[torch.float32]
 
 
-def check_isolation(model: torch.nn.Module, vocab_size: int) -> None:
-    """Raises ModelError where outputs change with what stands before a record in its row, or are no numbers.
+def check_runs(model: Any, vocab_size: int) -> None:
+    """Raises ModelError where the model cannot be run, or what it gives are no numbers.
 
     Args:
         model: takes input_ids and position_ids of shape (rows, positions).
         vocab_size: token ids are drawn from below it.
     """
+    (_, second), positions = _records(vocab_size)
+    for training in (False, True):
+        with (
+            torch.no_grad(),
+            blamed(f"{model.config.name_or_path}/{CONFIG}", "the model that it describes cannot be run"),
+            on_trial(model, training=training),
+        ):
+            logits = model(input_ids=second, position_ids=positions, use_cache=False).logits
+        if not logits.isfinite().all():
+            raise ModelError(
+                "the base model's outputs are no numbers (nan, or infinite): its weights are broken; "
+                "download or convert it again"
+            )
+
+
+def check_isolation(model: Any, vocab_size: int) -> None:
+    """Raises ModelError where outputs change with what stands before a record in its row.
+
+    Args:
+        model: one that runs.
+    """
     difference = _difference(model, vocab_size)
-    if difference != difference:
-        raise ModelError(
-            "the base model's outputs are no numbers (nan, or infinite): its weights are broken; download or "
-            "convert it again"
-        )
     if not difference <= TOLERANCES.get(next(model.parameters()).dtype, 0.05):
         raise ModelError(
             "distributed.train.datasetConcatenation: this model lets records of one row see each other "
@@ -63,10 +81,8 @@ def check_isolation(model: torch.nn.Module, vocab_size: int) -> None:
 
 @torch.no_grad()
 def _difference(model: Any, vocab_size: int) -> float:
-    """By how much, relative, a record's outputs change with one before it; nan where they are no numbers."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randint(0, vocab_size, (2, 1, 12), generator=generator)
-    positions = torch.arange(12).unsqueeze(0)
+    """By how much, relative, a record's outputs change with one before it."""
+    (first, second), positions = _records(vocab_size)
     row, row_positions = torch.cat([first, second], dim=1), torch.cat([positions, positions], dim=1)
     differences = []
     for training in (False, True):
@@ -75,3 +91,9 @@ def _difference(model: Any, vocab_size: int) -> float:
             apart = model(input_ids=second, position_ids=positions, use_cache=False).logits
         differences.append(float((together.double() - apart.double()).norm() / apart.double().norm()))
     return max(differences)
+
+
+def _records(vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two short records, and the positions of each."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, vocab_size, (2, 1, 12), generator=generator), torch.arange(12).unsqueeze(0)

@@ -100,5 +100,6 @@ def training_need(
 def _kept_values(config: PretrainedConfig) -> int:
     """Values a layer keeps of one position."""
     hidden = int(config.hidden_size)
-    intermediate = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    named = getattr(config, "intermediate_size", None) or 4 * hidden
+    intermediate = max(named) if isinstance(named, list) else int(named)  # some have one a layer
     return HIDDEN_VECTORS * hidden + INTERMEDIATE_VECTORS * intermediate

@@ -41,6 +41,7 @@ class _ScaledDropout(TorchFunctionMode):
 
 
 def _scaled(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    dropout(x.new_zeros(()), p)  # refuses what is no probability
     kept = 1 - p if training else 1.0
     return x.mul_(kept) if inplace else x * kept
 
