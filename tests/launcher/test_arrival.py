@@ -155,3 +155,19 @@ def test_a_format_without_an_end_is_taken_as_it_is(tmp_path: Path) -> None:
     make: Callable[[str], int] = (tmp_path / "x.csv").write_text
     make("a,b\n1")
     assert missing_end(tmp_path / "x.csv") is None
+
+
+def test_what_is_there_and_no_file_is_called_so(tmp_path: Path) -> None:
+    loop, pipe, folder = tmp_path / "loop", tmp_path / "pipe", tmp_path / "folder"
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    folder.mkdir()
+    said = {
+        loop / "x.json": "cannot be looked at (Too many levels of symbolic links)",
+        pipe: "is no file and no folder",
+        folder: "is an empty folder yet",
+    }
+    for path, words in said.items():
+        with pytest.raises(DataError) as refusal:
+            await_all(awaited(path), 0.0, COPYING)
+        assert f"{path} {words}" in refusal.value.problems[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +85,9 @@ def _await(one: Awaited, end: float, minutes: float, copying: Copying) -> None:
     still_since = time.monotonic() - (STILL_SECONDS if is_old else 0)
     told = 0.0
     while True:
-        state = "is not there yet"
+        state = COMING if seen else _absence(one.path)
         if seen:
             still = time.monotonic() - still_since
-            state = COMING
             if still >= STILL_SECONDS:
                 flaw = next(filter(None, map(missing_end, seen)), None)
                 if flaw is None:
@@ -119,11 +119,21 @@ def _run(one: Awaited, copying: Copying) -> str:
 def _sizes(path: Path) -> dict[Path, tuple[int, float]]:
     """Size and time of the last write of the file, or of each file in the folder; empty: nothing there."""
     found: dict[Path, tuple[int, float]] = {}
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        try:
-            if file.is_file():
-                stat = file.stat()
-                found[file] = (stat.st_size, stat.st_mtime)
-        except OSError:  # gone again, or on a network file system that is slow to show it
-            continue
+    with suppress(OSError):  # a folder on the way that this user may not enter: `_absence` says so
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            with suppress(OSError):  # gone again, or on a network file system that is slow to show it
+                if file.is_file():
+                    stat = file.stat()
+                    found[file] = (stat.st_size, stat.st_mtime)
     return found
+
+
+def _absence(path: Path) -> str:
+    """Why nothing is seen there, in words."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "is not there yet"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    return "is an empty folder yet" if path.is_dir() else "is no file and no folder"
