@@ -14,6 +14,14 @@ envVars.hfHome: found {{ .Values.envVars.hfHome }}, expected a folder of its own
 {{- $read := list $mount }}
 {{- range .Values.extraVolumeMounts }}{{- $read = append $read (clean .mountPath) }}{{- end }}
 {{- $rule := dict "mount" $mount }}
+{{- with .Values.distributed }}
+{{- $paths := dict "script" .script "modelNameOrPath" .modelNameOrPath "train.dataFile" .train.dataFile "train.outputDir" .train.outputDir "eval.dataFile" .eval.dataFile "quantize.peftModelDir" .quantize.peftModelDir "quantize.outputDir" .quantize.outputDir }}
+{{- range $key, $path := $paths }}
+{{- if hasPrefix "~" (default "" $path) }}
+distributed.{{ $key }}: found {{ $path }}, but no shell reads ~ in a pod; write the whole path, such as {{ $mount }}/{{ base $path }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.envVars }}
 {{- include "llm-finetune.pathRule" (merge (dict "key" "envVars.hfDatasetsCache" "path" .hfDatasetsCache "roots" $written) $rule) }}
 {{- include "llm-finetune.pathRule" (merge (dict "key" "envVars.transformersCache" "path" .transformersCache "roots" $written) $rule) }}
@@ -42,7 +50,7 @@ envVars.hfHome: found {{ .Values.envVars.hfHome }}, expected a folder of its own
 
 {{/* Takes key, path (may be none), roots, and mount. */}}
 {{- define "llm-finetune.pathRule" -}}
-{{- if .path }}
+{{- if and .path (not (hasPrefix "~" .path)) }}
 {{- $path := clean .path }}
 {{- $fits := false }}
 {{- range .roots }}{{- if hasPrefix (printf "%s/" .) $path }}{{- $fits = true }}{{- end }}{{- end }}

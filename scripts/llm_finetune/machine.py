@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
-from llm_finetune.distributed import check_backend, has_bf16
+from llm_finetune.distributed import available_cores, check_backend, has_bf16
 from llm_finetune.errors import SettingsError
 from llm_finetune.model import extension
 from llm_finetune.settings import Settings
+
+# More than one gains nothing, and each of them needs memory of its own.
+PROCESSES_PER_CORE = 8
 
 
 def check_machine(settings: Settings, processes: int) -> None:
@@ -16,6 +19,12 @@ def check_machine(settings: Settings, processes: int) -> None:
     Args:
         processes: ranks in all.
     """
+    most = PROCESSES_PER_CORE * available_cores()
+    if settings.processes_per_worker > most:
+        raise SettingsError(
+            f"distributed.processesPerWorker: found {settings.processes_per_worker}, expected {most} at most "
+            f"on {available_cores()} cores; one process is best on one socket"
+        )
     check_backend(settings.train.ddp_backend, processes)
     for package in settings.train.report_to or ():
         if importlib.util.find_spec(package) is None:

@@ -19,6 +19,14 @@ def train(**keys: Any) -> Any:
 
 FILE = {"datasetName": None, "dataFile": "/tmp/pvc-mount/dataset/a.json"}
 REFUSED = {
+    "a path that a shell would read": (
+        train(datasetName=None, dataFile="~/dataset/a.json"),
+        "distributed.train.dataFile: found ~/dataset/a.json, but no shell reads ~ in a pod",
+    ),
+    "such a path where nothing is written or read": (
+        distributed(quantize={"peftModelDir": "~/adapter"}),
+        "distributed.quantize.peftModelDir: found ~/adapter, but no shell reads ~ in a pod",
+    ),
     "more workers than most": (distributed(workers=5), "distributed.workers: found 5, expected from"),
     "fewer workers than fewest": (
         {"elasticPolicy": {"minReplicas": 2}, **distributed(workers=1)},

@@ -58,7 +58,15 @@ def both(tmp_path: Path) -> Both:
     return Both(tmp_path)
 
 
+MULTIPLY = [
+    "b0: &b0 [x,x,x,x,x,x,x,x,x,x]",
+    *(f"b{n}: &b{n} [" + ",".join([f"*b{n - 1}"] * 10) + "]" for n in range(1, 9)),
+]
 FILES = {
+    "anchors that multiply": ["\n".join(MULTIPLY)],
+    "anchors that multiply a little": ["\n".join(MULTIPLY[:3])],
+    "anchors that multiply just too much": ["\n".join(MULTIPLY[:4])],
+    "many aliases of little": ["b: &b 1\nl: [" + "*b," * 2000 + "]"],
     "merge deep": ["a: {b: 2, m: {x: 5}}", "a: {m: {z: 6, w: 7}}"],
     "lists replace": ["a: {l: [9]}"],
     "null removes": ["a: {b: null, m: null}", "none: null"],

@@ -65,6 +65,16 @@ BROKEN = [
     ("train.epochs", "'2.5e0'", 'found "2.5e0" (string), expected a whole number, 1 or more'),
     ("train.maxSteps", "0", "found 0 (number), expected a whole number, 1 or more, or -1"),
     ("train.maxSteps", "-2", "found -2 (number), expected a whole number, 1 or more, or -1"),
+    (
+        "train.epochs",
+        "'3e9'",
+        'found "3e9" (string), expected a whole number, 1 or more; 2147483647 at most',
+    ),
+    (
+        "processesPerWorker",
+        "1e9",
+        "found 1000000000 (number), expected a whole number, from 1 to 1024",
+    ),
     ("train.maxSeqLength", "7", "found 7 (number), expected a whole number, 8 or more"),
     ("train.saveTotalLimit", "0", "found 0 (number), expected a whole number, 1 or more, or null (all)"),
     ("train.seed", "-1", "found -1 (number), expected a whole number, from 0 to 4294967295"),
@@ -79,7 +89,7 @@ BROKEN = [
     ("train.loraDropout", "1", "found 1 (number), expected a number, 0 or more and below 1"),
     ("train.warmupRatio", "true", "found true (boolean), expected a number, 0 or more and below 1"),
     ("eval.validationSplitPercentage", "20", "found 20 (number), expected a number, 0 or more and below 1"),
-    ("waitForPeersMinutes", "-1", "found -1 (number), expected a number, above 0"),
+    ("waitForPeersMinutes", "-1", "found -1 (number), expected a number, above 0 and 10080 at most"),
     (
         "train.loggingSteps",
         "1.5",
@@ -181,8 +191,14 @@ TOGETHER = [
         "eval.loadBestModel",
         "train.saveSteps (500) is not a multiple of eval.steps (300)",
     ),
-    (["train.outputDir=/out/" + 256 * "x"], "train.outputDir", "no file system takes as a path"),
-    (["modelNameOrPath=a\0b"], "modelNameOrPath", "no file system takes as a path"),
+    (["train.outputDir=/out/" + 256 * "x"], "train.outputDir", "no file system takes that as a path"),
+    (["train.outputDir=" + 5000 * "/a"], "train.outputDir", "no file system takes that as a path"),
+    *(
+        ([f"{key}=~/a b"], key, f"write {Path.home()}/a b, or ./~/a b")
+        for key in ("modelNameOrPath", "train.outputDir", "quantize.outputDir", "quantize.peftModelDir")
+    ),
+    (["train.datasetName=null", "train.dataFile=~user/a"], "train.dataFile", "no shell reads ~ here"),
+    (["modelNameOrPath=a\0b"], "modelNameOrPath", "no file system takes that as a path"),
     (["train.useLora=false", "train.useDora=true"], "train.useDora", "useLora is false"),
     (["train.useLora=false", "train.useRslora=true"], "train.useRslora", "useLora is false"),
     (
@@ -423,10 +439,49 @@ def test_an_installed_package_brings_the_charts_values(tmp_path: Path) -> None:
     assert int(output) == load([]).settings.workers
 
 
-@pytest.mark.parametrize("levels", [150, 20_000])
-def test_a_file_too_deep_is_refused(write: Write, levels: int) -> None:
-    (line,) = problems([write("distributed: " + "[" * levels + "]" * levels)])
+@pytest.mark.parametrize("opened", ["[", "- ", "{a: ", "? "])
+@pytest.mark.parametrize("levels", [150, 200_000])
+def test_a_file_too_deep_is_refused(write: Write, opened: str, levels: int) -> None:
+    (line,) = problems([write(opened * levels)])
     assert "more than 100 levels inside each other" in line
+
+
+def test_a_file_too_large_is_refused_before_it_is_read_whole(write: Write) -> None:
+    (line,) = problems([Path("/dev/zero")])
+    assert "found more than 1,048,576 bytes" in line
+
+
+def test_a_number_that_does_not_end_is_refused_at_once(write: Write) -> None:
+    digits = "1" * 200_000
+    found = problems([write(f"distributed: {{train: {{epochs: '{digits}x', learningRate: {digits}}}}}")])
+    assert 'epochs: found "1111' in found[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("set_values", "a" + "[0]" * 2000 + "=1"),
+        ("set_values", "a" + "[0].a" * 2000 + "=1"),
+        ("set_values", ",".join(f"a{number}[65536]=1" for number in range(1000))),
+        ("set_values", "a[1000000000]=x"),
+        ("set_json", "a=" + "[" * 50_000),
+        ("set_json", "a=" + "[" * 500 + "]" * 500),
+    ],
+)
+def test_an_option_without_end_is_refused(option: str, text: str) -> None:
+    (line,) = problems([], **{option: [text]})
+    assert line.startswith("--set")
+
+
+def test_a_thousand_problems_are_told_in_a_few_lines(write: Write) -> None:
+    found = problems([write("".join(f"k{number}: 1\n" for number in range(20_000)))])
+    assert len(found) == 51
+    found = problems([write("distributed:\n" + "".join(f"  k{number}: 1\n" for number in range(20_000)))])
+    assert len(found) == 51
+
+
+def test_an_empty_file_changes_nothing_and_that_is_said(write: Write) -> None:
+    assert "mine.yaml: holds no values, so it changes none" in load([write("")]).warnings
 
 
 def test_a_number_too_large_is_refused() -> None:

@@ -6,6 +6,7 @@ import copy
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 # Where a section stands in values files.
 ROOT = "distributed"
+MOST_PROBLEMS = 100  # each is compared with all the keys there are
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _key_problems(section: type[Section], tree: Any) -> Iterator[Problem]:
     try:
         section.model_validate(tree)
     except ValidationError as caught:
-        for error in caught.errors(include_url=False):
+        for error in islice(caught.errors(include_url=False), MOST_PROBLEMS):
             path = tuple(str(part) for part in error["loc"])
             if error["type"] == "extra_forbidden":
                 yield Problem(_unknown(section, path), (path,))

@@ -13,11 +13,16 @@ from typing import Any
 
 from yaml import MappingNode, Node, ScalarNode, SequenceNode, YAMLError
 from yaml.cyaml import CParser  # type: ignore[attr-defined]
+from yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentEndEvent
 from yaml.resolver import BaseResolver
 
 MAX_DEPTH = 100
+MAX_BYTES = 2**20  # about what Kubernetes keeps of a release's values
+# go-yaml's: of so many values what share may come out of aliases. The smaller a document, the more.
+FEW_VALUES, MANY_VALUES = 400_000, 4_000_000
+MOST_OF_FEW, MOST_OF_MANY = 0.99, 0.10
 
-_TOO_DEEP = f"more than {MAX_DEPTH} levels inside each other"
+TOO_DEEP = f"more than {MAX_DEPTH} levels inside each other"
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = "plain"
 _RESOLVED = {_TAG + "null": type(None), _TAG + "bool": bool, _TAG + "int": int, _TAG + "float": int | float}
@@ -31,6 +36,7 @@ _WORDS: dict[str, bool | float | None] = {
 }
 _INTEGER = re.compile(r"([+-]?)(?:0x([0-9a-f]+)|0b([01]+)|0o?([0-7]+)|(0|[1-9][0-9]*))", re.IGNORECASE)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+LONGEST_INTEGER = 70  # 64 binary digits, and what stands around them
 # After a leading dot Go allows an underscore between digits.
 _DOT_FLOAT = re.compile(r"\.[0-9](_?[0-9])*([eE][-+]?[0-9](_?[0-9])*)?")
 
@@ -52,18 +58,20 @@ def read_yaml(text: bytes) -> Document:
     """Read the first document of a values file.
 
     Raises:
-        ValueError: where Helm refuses the file: no YAML, not a mapping, NaN or infinite numbers; and for the
-            tags !!binary and !!timestamp, which settings have no use for.
+        ValueError: where Helm refuses the file: no YAML, not a mapping, NaN or infinite numbers, aliases that
+            multiply; for the tags !!binary and !!timestamp, which settings have no use for; and for a file
+            that is too large or too deep.
     """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"found more than {MAX_BYTES:,} bytes, which is no values file")
     loader = _Loader(text)
     try:
+        _check_depth(_Loader(text))
         root = loader.get_node() if loader.check_node() else None
     except YAMLError as error:
         raise ValueError(f"not YAML: {_one_line(error)}") from None
-    except ValueError as error:
+    except UnicodeError as error:
         raise ValueError(f"not YAML: {error}") from None
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
     reader = _Reader()
     values = None if root is None else reader.value(root)
     if values is not None and not isinstance(values, dict):
@@ -83,7 +91,7 @@ def plain_scalar(text: str) -> Any:
     if text[0] not in "+-0123456789":
         return text
     digits = text.replace("_", "")
-    if found := _INTEGER.fullmatch(digits):
+    if found := len(digits) <= LONGEST_INTEGER and _INTEGER.fullmatch(digits):
         sign, *bases = found.groups()
         base, body = next((base, body) for base, body in zip((16, 2, 8, 10), bases, strict=True) if body)
         whole = int(sign + body, base)
@@ -98,6 +106,17 @@ def json_number(number: float) -> float:
     """What a float64 keeps of a number; a whole one is an int here. OverflowError where it keeps nothing."""
     number = float(number)
     return int(number) if number.is_integer() else number
+
+
+def too_deep(tree: Any) -> bool:
+    """Whether a tree that was read has more levels than a values file may have."""
+    level = [tree]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [one for one in level if isinstance(one, dict | list)]
+        level = [value for one in inner for value in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return False
+    return True
 
 
 class _Loader(CParser, BaseResolver):
@@ -119,12 +138,36 @@ class _Reader:
     def __init__(self) -> None:
         self.remarks: list[str] = []
         self._open: list[Node] = []
+        self._read: set[int] = set()
+        self._aliases_open = 0
+        self._values = self._aliased = 0
 
     def value(self, node: Node) -> Any:
+        is_alias = id(node) in self._read  # the parser gives an alias the node of its anchor
+        self._read.add(id(node))
+        self._count()
+        if not is_alias:
+            return self._value(node)
+        self._aliases_open += 1
+        self._count()  # go-yaml counts the alias and what it stands for
+        try:
+            return self._value(node)
+        finally:
+            self._aliases_open -= 1
+
+    def _count(self) -> None:
+        self._values += 1
+        self._aliased += self._aliases_open > 0
+        many = min(max(self._values - FEW_VALUES, 0) / (MANY_VALUES - FEW_VALUES), 1)
+        most = MOST_OF_FEW - many * (MOST_OF_FEW - MOST_OF_MANY)
+        if self._aliased > 100 and self._values > 1000 and self._aliased > most * self._values:
+            raise ValueError("document contains excessive aliasing: anchors that multiply")
+
+    def _value(self, node: Node) -> Any:
         if any(node is other for other in self._open):
             raise ValueError(f"line {_line(node)}: an anchor's value contains itself")
         if len(self._open) > MAX_DEPTH:
-            raise ValueError(f"line {_line(node)}: {_TOO_DEEP}")
+            raise ValueError(f"line {_line(node)}: {TOO_DEEP}")
         self._open.append(node)
         try:
             if isinstance(node, MappingNode):
@@ -166,6 +209,18 @@ class _Reader:
             return str(key)
         found = "null" if key is None else "a collection"
         raise ValueError(f"line {_line(node)}: found {found} as a key, expected text")
+
+
+def _check_depth(loader: _Loader) -> None:
+    """Asks for events one by one: the parser makes nodes by calling itself, and would run out of stack."""
+    depth = 0
+    while loader.check_event():
+        event: Any = loader.get_event()
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"line {_line(event)}: {TOO_DEEP}")
+        if isinstance(event, DocumentEndEvent):
+            return
 
 
 def _scalar(node: Node) -> Any:

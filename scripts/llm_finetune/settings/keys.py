@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
@@ -14,7 +16,12 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
 # Helm's --set leaves `2e-4` a string, so a string that spells a number is read as that number.
-NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+# No count of anything is larger, and what computes with one has 32 bits for it at least.
+LARGEST = 2**31 - 1
+# Bytes, on every file system of Linux.
+LONGEST_NAME = 255
+LONGEST_PATH = 4095
 NUMBER_TEXT = {"type": "string", "pattern": f"^{NUMBER}$"}
 
 
@@ -106,9 +113,14 @@ def shown(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, dict):
-        return f"a group of keys ({', '.join(map(str, value)) or 'empty'})"
-    text = json.dumps(value, ensure_ascii=False)
-    text = text if len(text) <= 60 else text[:57] + "..."
+        first = ", ".join(str(name)[:30] for name in islice(value, 6)) + (", ..." if len(value) > 6 else "")
+        return f"a group of keys ({first or 'empty'})"
+    text = ""
+    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        text += part
+        if len(text) > 60:
+            text = text[:57] + "..."
+            break
     names = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
     return f"{text} ({names[type(value)]})"
 
@@ -127,19 +139,21 @@ def _number(value: Any) -> float:
     return number
 
 
-def whole(at_least: int, at_most: int | None = None, also: int | None = None) -> Kind:
+def whole(at_least: int, at_most: int = LARGEST, also: int | None = None) -> Kind:
     """A whole number in a range; `also` is one more value outside it. 8.0 and "1e+06" are whole."""
-    limit = f"{at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
+    limit = f"{at_least} or more" if at_most == LARGEST else f"from {at_least} to {at_most}"
 
     def read(value: Any) -> int:
         number = _number(value)
         if number != int(number):
             raise ValueError
-        if number != also and (number < at_least or (at_most is not None and number > at_most)):
+        if at_most == LARGEST < number:
+            raise ValueError(f"{LARGEST} at most")
+        if number != also and not at_least <= number <= at_most:
             raise ValueError
         return int(number)
 
-    bounds = {"minimum": at_least} | ({} if at_most is None else {"maximum": at_most})
+    bounds = {"minimum": at_least, "maximum": at_most}
     schema: tuple[dict[str, Any], ...] = ({"type": "integer", **bounds}, NUMBER_TEXT)
     words = f"a whole number, {limit}"
     if also is None:
@@ -147,10 +161,20 @@ def whole(at_least: int, at_most: int | None = None, also: int | None = None) ->
     return Kind("int", f"{words}, or {also}", read, ({"enum": [also]}, *schema))
 
 
-def number(at_least: float | None = None, above: float | None = None, below: float | None = None) -> Kind:
+def number(
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Kind:
     """A number in a range, given by one or two of its bounds."""
-    bounds = {"minimum": at_least, "exclusiveMinimum": above, "exclusiveMaximum": below}
-    words = {"minimum": "{:g} or more", "exclusiveMinimum": "above {:g}", "exclusiveMaximum": "below {:g}"}
+    bounds = {"minimum": at_least, "exclusiveMinimum": above, "exclusiveMaximum": below, "maximum": at_most}
+    words = {
+        "minimum": "{:g} or more",
+        "exclusiveMinimum": "above {:g}",
+        "exclusiveMaximum": "below {:g}",
+        "maximum": "{:g} at most",
+    }
     given = {name: bound for name, bound in bounds.items() if bound is not None}
 
     def read(value: Any) -> float:
@@ -159,6 +183,7 @@ def number(at_least: float | None = None, above: float | None = None, below: flo
             (at_least is not None and number < at_least)
             or (above is not None and number <= above)
             or (below is not None and number >= below)
+            or (at_most is not None and number > at_most)
         ):
             raise ValueError
         return number
@@ -197,12 +222,40 @@ def text() -> Kind:
 
     def read(value: Any) -> str:
         if isinstance(value, str) and value.strip():
+            value.encode()  # half a surrogate pair is no text
             return value
         if isinstance(value, bool | int | float):
             raise ValueError(f'write "{json.dumps(value)}" in quotes, or use --set-string')
         raise ValueError
 
     return Kind("string", "text", read, ({"type": "string", "pattern": r"\S"},))
+
+
+def path() -> Kind:
+    """A file or a folder, or a name of the Hugging Face Hub; as it is written, on every machine.
+
+    A shell's `~` is refused: no shell reads it here, and in a pod it would be another folder.
+    """
+    any_text = text()
+
+    def read(value: Any) -> str:
+        written: str = any_text.read(value)
+        if written.startswith("~"):
+            meant = os.path.expanduser(written)
+            instead = "the whole path" if meant == written else meant
+            raise ValueError(
+                f"no shell reads ~ here; write {instead}, or ./{written} for a file of that name"
+            )
+        encoded = os.fsencode(written)
+        if (
+            b"\0" in encoded
+            or len(encoded) > LONGEST_PATH
+            or max(map(len, encoded.split(b"/"))) > LONGEST_NAME
+        ):
+            raise ValueError("no file system takes that as a path")
+        return written
+
+    return replace(any_text, read=read)
 
 
 def choice(*options: str | bool) -> Kind:

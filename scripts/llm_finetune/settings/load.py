@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from llm_finetune.errors import SettingsError
@@ -15,6 +16,7 @@ from llm_finetune.settings.values import CHART, Values, chart_values, merge
 # Helm has this one for every chart; the other stands in older values files.
 GLOBAL = "global"
 WITHOUT_EFFECT = "metadata"
+MOST_LINES = 50
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def load(
     """
     chart = chart_values()
     values = merge(chart, files, set_json, set_values, set_strings)
-    problems = [*values.problems, *_unknown_sections(values, [*chart, GLOBAL])]
+    problems = [*values.problems, *islice(_unknown_sections(values, [*chart, GLOBAL]), MOST_LINES + 1)]
     tree = values.tree.get(check.ROOT)
     # What an unreadable file would have set is not known, so what holds between keys cannot be asked.
     between = rules.broken if not values.problems else lambda settings: iter(())
@@ -51,8 +53,8 @@ def load(
     except SettingsError as error:
         problems += error.problems
     if problems:
-        raise SettingsError(problems)
-    return Loaded(settings, [*values.remarks, *_warnings(values)])
+        raise SettingsError(_bounded(problems))
+    return Loaded(settings, _bounded([*_warnings(values), *values.remarks]))
 
 
 def load_merged(file: Path) -> Loaded:
@@ -63,13 +65,17 @@ def load_merged(file: Path) -> Loaded:
     """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(
             f"{file}: cannot be read ({error}); expected the merged values in JSON"
         ) from error
     if not isinstance(tree, dict) or set(tree) != {check.ROOT}:
         raise SettingsError(f"{file}: expected one section, {check.ROOT}, and nothing beside it")
     return Loaded(Settings.from_values(tree[check.ROOT], str(file)), [])
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= MOST_LINES else [*lines[:MOST_LINES], "and more of the kind"]
 
 
 def _unknown_sections(values: Values, known: list[str]) -> Iterator[str]:

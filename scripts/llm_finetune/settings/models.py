@@ -8,9 +8,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from llm_finetune.settings import check, rules
-from llm_finetune.settings.keys import Section, choice, flag, key, names, number, steps_or_share, text, whole
+from llm_finetune.settings.keys import (
+    Section,
+    choice,
+    flag,
+    key,
+    names,
+    number,
+    path,
+    steps_or_share,
+    text,
+    whole,
+)
 
 Steps = Literal["no", "steps", "epoch"]
+# Longer than anybody waits, and short enough for a timeout of the system's in milliseconds.
+WEEK_MINUTES = 7 * 24 * 60
+DAY_SECONDS = 24 * 3600
 Switch = Literal["auto", "on", "off"]
 
 WITH_INPUT = (
@@ -69,7 +83,7 @@ class TrainSettings(Section):
     )
     dataset_split: str = key(text(), "train", "Split of the Hub data set to train on.")
     data_file: str | None = key(
-        text(),
+        path(),
         None,
         "File or folder to train on: JSON, JSON lines, CSV, Parquet or text, gzip or not.",
         none="datasetName is used",
@@ -158,7 +172,7 @@ class TrainSettings(Section):
         whole(1), 2, "Checkpoints to keep; older ones are deleted.", none="all"
     )
     output_dir: str = key(
-        text(),
+        path(),
         "/tmp/pvc-mount/output/saved_model",
         "Folder for checkpoints, the tuned model or adapter, results and report.",
     )
@@ -199,7 +213,7 @@ class EvalSettings(Section):
     """`distributed.eval`: loss and perplexity on validation records."""
 
     data_file: str | None = key(
-        text(),
+        path(),
         None,
         "File or folder to validate on.",
         none="the data set's validation or test split, else a share of train",
@@ -232,12 +246,12 @@ class QuantizeSettings(Section):
     """`distributed.quantize`: weight-only quantization."""
 
     peft_model_dir: str | None = key(
-        text(),
+        path(),
         "/tmp/pvc-mount/output/saved_model",
         "Adapter to quantize with its base where this job does not train.",
         none="modelNameOrPath alone",
     )
-    output_dir: str = key(text(), "/tmp/pvc-mount/output/quantized_model", "Folder for the quantized model.")
+    output_dir: str = key(path(), "/tmp/pvc-mount/output/quantized_model", "Folder for the quantized model.")
     woq_algo: Literal["RTN", "GPTQ", "AWQ", "TEQ"] = key(
         choice("RTN", "GPTQ", "AWQ", "TEQ"), "RTN", "Weight-only algorithm of Intel Neural Compressor."
     )
@@ -267,33 +281,35 @@ class Settings(Section):
     """The section `distributed`: what the job does."""
 
     script: str = key(
-        text(), "/workspace/scripts/finetune.py", "What each worker runs, with the mounted settings file."
+        path(), "/workspace/scripts/finetune.py", "What each worker runs, with the mounted settings file."
     )
     workers: int = key(whole(1), 4, "Worker pods.")
-    processes_per_worker: int = key(whole(1), 1, "Processes in each worker; they share out its cores.")
+    processes_per_worker: int = key(whole(1, 1024), 1, "Processes in each worker; they share out its cores.")
     wait_for_peers_minutes: float = key(
-        number(above=0), 10.0, "How long a process waits for the others to join."
+        number(above=0, at_most=WEEK_MINUTES), 10.0, "How long a process waits for the others to join."
     )
     wait_for_lost_minutes: float = key(
-        number(above=0),
+        number(above=0, at_most=WEEK_MINUTES),
         2.0,
         "How long the others wait for a lost worker before they go on without it, with minReplicas or more.",
     )
     leave_seconds: float = key(
-        number(above=0),
+        number(above=0, at_most=DAY_SECONDS),
         60.0,
         "How long a process may hang after another one failed, before it is ended; with ccl all hang.",
     )
     stall_timeout_minutes: float = key(
-        number(above=0),
+        number(above=0, at_most=WEEK_MINUTES),
         10.0,
         "How long a process may live and do nothing while the others wait, before the group starts again.",
     )
     wait_for_preparation_minutes: float = key(
-        number(above=0), 240.0, "How long the others wait while the first process downloads and prepares."
+        number(above=0, at_most=WEEK_MINUTES),
+        240.0,
+        "How long the others wait while the first process downloads and prepares.",
     )
     model_name_or_path: str = key(
-        text(), "meta-llama/Llama-2-7b-chat-hf", "Base model: its name on the Hugging Face Hub, or a folder."
+        path(), "meta-llama/Llama-2-7b-chat-hf", "Base model: its name on the Hugging Face Hub, or a folder."
     )
     model_revision: str | None = key(
         text(), None, "Branch, tag or commit of the base model.", none="the main branch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,8 @@ if TYPE_CHECKING:
     from llm_finetune.settings.models import Settings
 
 
-LONGEST_NAME = 255  # bytes, on every file system of Linux
-
-
 def broken(settings: Settings) -> Iterator[Problem]:
     """The rules that these settings break. A problem's first key is the one to change."""
-    yield from _paths(settings)
     yield from _data(settings)
     yield from _evaluation(settings)
     yield from _adapter(settings)
@@ -25,20 +20,6 @@ def broken(settings: Settings) -> Iterator[Problem]:
 
 def _problem(text: str, *keys: str) -> Problem:
     return Problem(text, tuple(tuple(key.split(".")) for key in keys))
-
-
-def _paths(settings: Settings) -> Iterator[Problem]:
-    paths = {
-        "modelNameOrPath": settings.model_name_or_path,
-        "train.dataFile": settings.train.data_file,
-        "train.outputDir": settings.train.output_dir,
-        "eval.dataFile": settings.eval.data_file,
-        "quantize.peftModelDir": settings.quantize.peft_model_dir,
-        "quantize.outputDir": settings.quantize.output_dir,
-    }
-    for key, path in paths.items():
-        if path and ("\0" in path or any(len(os.fsencode(name)) > LONGEST_NAME for name in path.split("/"))):
-            yield _problem(f"found {path[:30]!r}…, which no file system takes as a path; write a path", key)
 
 
 def _data(settings: Settings) -> Iterator[Problem]:

@@ -14,12 +14,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llm_finetune.settings.go_yaml import json_number
+from llm_finetune.settings.go_yaml import LONGEST_INTEGER, MAX_DEPTH, TOO_DEEP, json_number, too_deep
 
 Path = tuple[str, ...]
 
 MAX_INDEX = 65536
 MAX_NESTING = 30
+MAX_ITEMS = 10 * MAX_INDEX  # of all the lists that one option makes longer
 _END = ""
 
 
@@ -47,7 +48,8 @@ def typed(text: str) -> Any:
     words = {"true": True, "false": False, "null": None, "0": 0}
     if text.lower() in words:
         return words[text.lower()]
-    if re.fullmatch(r"[+-]?[0-9]+", text) and text[0] != "0" and -(2**63) <= int(text) < 2**63:
+    is_whole = len(text) <= LONGEST_INTEGER and re.fullmatch(r"[+-]?[0-9]+", text) and text[0] != "0"
+    if is_whole and -(2**63) <= int(text) < 2**63:
         return int(text)
     return text
 
@@ -60,6 +62,8 @@ class _Parser:
         self._at = 0
         self._value = value
         self._paths: list[Path] = []
+        self._room = MAX_ITEMS
+        self._depth = 0
 
     def into(self, tree: dict[str, Any]) -> list[Path]:
         while self._key(tree, (), 0):
@@ -98,6 +102,10 @@ class _Parser:
 
     def _item(self, items: list[Any], index: int, depth: int) -> tuple[list[Any], bool]:
         """Read what follows `[index]`. The text's end in it leaves the list as it was, as in Helm."""
+        # Helm follows indexes as deep as they go.
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ValueError(TOO_DEEP)
         name, stop = self._until("[.=")
         if name:
             raise ValueError(f"unexpected {name!r} after [{index}]")
@@ -117,7 +125,16 @@ class _Parser:
             if index < len(items):
                 items[index] = value
             more = self._key(value, None, depth)
-        return (_with_item(items, index, value), True) if more else (items, False)
+        self._depth -= 1
+        return (self._with_item(items, index, value), True) if more else (items, False)
+
+    def _with_item(self, items: list[Any], index: int, value: Any) -> list[Any]:
+        self._room -= max(index + 1 - len(items), 0)
+        if self._room < 0:
+            raise ValueError(f"makes lists of more than {MAX_ITEMS:,} items")
+        longer = items + [None] * (index + 1 - len(items))
+        longer[index] = value
+        return longer
 
     def _read_value(self) -> tuple[Any, bool]:
         if self._at == len(self._text):
@@ -174,7 +191,12 @@ class _JsonParser(_Parser):
     def _read_value(self) -> tuple[Any, bool]:
         if self._skip_blanks():
             return None, True
-        value, self._at = _DECODER.raw_decode(self._text, self._at)
+        try:
+            value, self._at = _DECODER.raw_decode(self._text, self._at)
+        except RecursionError:
+            raise ValueError(TOO_DEEP) from None
+        if too_deep(value):
+            raise ValueError(TOO_DEEP)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
         if isinstance(value, int | float) and self._text[self._at : self._at + 1] in (".", "e", "E"):
             raise ValueError("a number breaks off")
@@ -200,9 +222,3 @@ def _existing(tree: dict[str, Any], name: str, kind: type[Any]) -> Any:
         what = "a list" if kind is list else "a group of keys"
         raise ValueError(f"{name} is not {what} in the files and options before")
     return found
-
-
-def _with_item(items: list[Any], index: int, value: Any) -> list[Any]:
-    longer = items + [None] * (index + 1 - len(items))
-    longer[index] = value
-    return longer

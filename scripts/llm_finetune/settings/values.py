@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llm_finetune.settings import strvals
-from llm_finetune.settings.go_yaml import Document, read_yaml
+from llm_finetune.settings.go_yaml import MAX_BYTES, Document, read_yaml
 
 KeyPath = tuple[str, ...]
 
@@ -78,6 +79,8 @@ def merge(
         except (OSError, ValueError) as error:
             merged.problems.append(f"{file}: {_reason(error)}")
             continue
+        if not document.values:
+            merged.remarks.append(f"{file}: holds no values, so it changes none")
         merged.remarks += [f"{file}: {remark}" for remark in document.remarks]
         merged.tree = _over(merged.tree, document.values)
         merged.record(_leaves(document.values), str(file))
@@ -96,7 +99,8 @@ def merge(
 
 
 def _read(file: Path) -> Document:
-    return read_yaml(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
+    with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as opened:
+        return read_yaml(opened.read(MAX_BYTES + 1))
 
 
 def _reason(error: OSError | ValueError) -> str:
