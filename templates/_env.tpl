@@ -29,6 +29,9 @@ env:
 {{- end }}
 - {name: HOME, value: /tmp}
 - {name: LLM_FINETUNE_SECRET_FILE, value: /etc/llm-finetune-secret/secret}
+{{- if include "llm-finetune.secretName" . }}
+- {name: HF_TOKEN_PATH, value: {{ printf "%s/token/token" (clean .Values.envVars.hfHome) | quote }}}
+{{- end }}
 {{- with .Values.envVars }}
 {{- $set := dict
   "LD_PRELOAD" .ldPreload

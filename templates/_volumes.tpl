@@ -5,7 +5,8 @@
   persistentVolumeClaim:
     claimName: {{ include "llm-finetune.claimName" . | quote }}
 - name: tmp
-  emptyDir: {}
+  emptyDir:
+    sizeLimit: {{ include "llm-finetune.quantity" .Values.tmp.sizeLimit | quote }}
 {{- end }}
 
 {{- define "llm-finetune.storageMounts" -}}
@@ -16,13 +17,15 @@
 {{- end }}
 
 {{/*
-The token is a file in HF_HOME, which is a folder of its own that anybody may write to: made by the runtime for the
-token's mount it would be root's, and no cache could be written.
+The token's folder is in HF_HOME, which is a folder of its own that anybody may write to: made by the runtime for the
+token's mount it would be root's, and no cache could be written. HF_TOKEN_PATH names the file in it: mounted alone, as a
+subPath, it would stay the old one when the Secret is renewed.
 */}}
 {{- define "llm-finetune.workerVolumes" -}}
 {{- include "llm-finetune.storageVolumes" . }}
 - name: home
-  emptyDir: {}
+  emptyDir:
+    sizeLimit: {{ include "llm-finetune.quantity" .Values.home.sizeLimit | quote }}
 {{- with include "llm-finetune.secretName" . }}
 - name: token
   secret:
@@ -57,7 +60,6 @@ token's mount it would be root's, and no cache could be written.
 {{- if include "llm-finetune.secretName" . }}
 - name: token
   mountPath: {{ printf "%s/token" $home | quote }}
-  subPath: token
   readOnly: true
 {{- end }}
 - name: settings

@@ -52,7 +52,7 @@ def _image() -> Iterator[str]:
 
 
 def _token() -> Iterator[str]:
-    file = Path(os.environ.get("HF_HOME", "/tmp/home")) / "token"
+    file = Path(os.environ.get("HF_TOKEN_PATH") or Path(os.environ.get("HF_HOME", "/tmp/home")) / "token")
     if not file.exists():
         print("token: none, so only models and data that are not gated")
         return

@@ -81,6 +81,10 @@ def test_places_to_write(chart: Chart) -> None:
     for path in ("/tmp", "/tmp/home", "/dev/shm"):
         assert "emptyDir" in by_name[mounts(pod)[path]["name"]]
     assert by_name["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    limited = chart.render({"tmp": {"sizeLimit": "1Gi"}, "home": {"sizeLimit": "2Gi"}})
+    for other in pods(limited):
+        sizes = {v["name"]: v["emptyDir"]["sizeLimit"] for v in volumes(other).values() if "emptyDir" in v}
+        assert sizes.items() <= {"tmp": "1Gi", "home": "2Gi", "shm": "1Gi"}.items()
     claim = by_name[mounts(pod)["/tmp/pvc-mount"]["name"]]["persistentVolumeClaim"]["claimName"]
     assert claim == chart.one("PersistentVolumeClaim")["metadata"]["name"]
 
@@ -104,7 +108,10 @@ def test_the_token_is_a_file_and_nothing_else(chart: Chart, encoded: str) -> Non
     (job,) = (item for item in objects if item["kind"] == "PyTorchJob")
     mount = mounts(worker(job))["/tmp/home/token"]
     assert mount["readOnly"] is True
-    assert volumes(worker(job))[mount["name"]]["secret"]["secretName"] == "hf-token-secret"
+    assert "subPath" not in mount  # which would keep the old token where the Secret is renewed
+    assert environment(job)["HF_TOKEN_PATH"] == "/tmp/home/token/token"
+    source = volumes(worker(job))[mount["name"]]["secret"]
+    assert (source["secretName"], source["items"]) == ("hf-token-secret", [{"key": "token", "path": "token"}])
     others = yaml.safe_dump_all(item for item in objects if item["kind"] != "Secret")
     assert TOKEN not in others
     assert encoded.split()[0] not in others
@@ -117,6 +124,7 @@ def test_an_existing_secret_and_another_hf_home(chart: Chart) -> None:
     (job,) = (item for item in objects if item["kind"] == "PyTorchJob")
     assert volumes(worker(job))["token"]["secret"]["secretName"] == "mine"
     assert {"/cache/hf", "/cache/hf/token"} <= set(mounts(worker(job)))
+    assert environment(job)["HF_TOKEN_PATH"] == "/cache/hf/token/token"
 
 
 def test_the_workers_share_a_secret_that_is_a_file_and_no_part_of_the_jobs_name(chart: Chart) -> None:

@@ -76,7 +76,7 @@ TOKEN = "hf_NotARealTokenButOfItsLength"
 HARDENED = """
 set -e
 test "$(id -u)" = 12345
-test "$(cat "$HF_HOME/token")" = "$1"
+test "$(cat "$HF_TOKEN_PATH")" = "$1"
 echo written > "$HF_HOME/cache"
 ! touch /workspace/written /opt/venv/written 2>/dev/null
 ! env | grep "$1"
