@@ -131,7 +131,7 @@ class TrainSettings(Section):
     use_fast_tokenizer: bool = key(
         flag(), False, "Kept for older files: every tokenizer is a fast one, true and false mean the same."
     )
-    per_device_batch_size: int = key(whole(1), 8, "Sequences per process in one forward pass.")
+    per_device_batch_size: int = key(whole(1, 65536), 8, "Sequences per process in one forward pass.")
     gradient_accumulation_steps: int = key(whole(1), 1, "Forward passes that make one optimizer step.")
     epochs: int = key(whole(1), 1, "Passes over the training records.")
     max_steps: int = key(whole(1, also=-1), -1, "Optimizer steps, in place of epochs; -1: epochs count.")
@@ -224,7 +224,7 @@ class EvalSettings(Section):
         "Share of the training records kept for validation where there are no others; 0.2 is a fifth.",
     )
     max_samples: int | None = key(whole(1), None, "Validate on the first so many records.", none="all")
-    per_device_batch_size: int = key(whole(1), 8, "Sequences per process in one forward pass.")
+    per_device_batch_size: int = key(whole(1, 65536), 8, "Sequences per process in one forward pass.")
     base: bool = key(flag(), True, "Evaluate the untuned model too, to compare.")
     generate_samples: int = key(
         whole(0), 8, "Answer the first so many validation prompts, base and tuned side by side; 0: none."
