@@ -21,6 +21,7 @@ from llm_finetune.model.saving import is_saved
 from llm_finetune.report import results
 from llm_finetune.report.page import REPORT
 from llm_finetune.report.reading import SHAPES, read_checked, read_result
+from llm_finetune.volume import writing
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,9 @@ class RunFolder:
         if self.continues:
             stages = read_run(self.path).get("stages", {})
         else:
-            _keep_what_is_no_runs(self.path)
-            _set_aside(self.path)
+            with writing(self.path):
+                _keep_what_is_no_runs(self.path)
+                _set_aside(self.path)
         results.write_result(self.path / results.RUN, {**content, "stages": stages})
 
     def finish(self, stage: str, deciding: Deciding) -> None:

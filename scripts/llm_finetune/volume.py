@@ -17,6 +17,7 @@ REMEDIES = {
     errno.EDQUOT: "have the quota raised",
     errno.EROFS: "have the volume mounted for writing",
     errno.ESTALE: "have the network volume mounted anew",
+    errno.EBUSY: "name a folder without mount points in it",
     errno.EIO: "have the disk or the network volume seen to",
     errno.EACCES: "name a folder that this user may write",
     errno.EPERM: "name a folder that this user may write",

@@ -85,5 +85,10 @@ def test_code_of_the_base_is_published_only_where_it_is_trusted(
     trusted: bool, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "modeling_own.py").touch()
+    file = folder / "config.json"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "auto_map": {"AutoModel": "modeling_own.Own"}})
+    )
     merge(folder, tmp_path / "merged", trust_remote_code=trusted)
     assert (tmp_path / "merged" / "modeling_own.py").exists() == trusted
+    assert ("auto_map" in json.loads((tmp_path / "merged" / "config.json").read_text())) == trusted

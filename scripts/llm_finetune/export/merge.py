@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_finetune.model.merging import find_tuned
 from llm_finetune.model.stored import SHARD_BYTES, ShardWriter
-from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder
+from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder, write_config
 
 
 def merge(
@@ -35,5 +35,5 @@ def merge(
             writer.add(weight.name, weight.tensor.to(weight.dtype))
         writer.finish()
         copy_companions([tuned.folder, tuned.own_files], aside, code=trust_remote_code)
-        tuned.config.save_pretrained(aside)
+        write_config(tuned.config, aside, code=trust_remote_code)
     return writer.size_bytes

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import torch
 
+from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.distributed import processor_features
 from llm_finetune.home import others_wrote, private_cache
 
 COMPILERS = {".c": ("cc", "gcc"), ".cpp": ("c++", "g++")}
 ALWAYS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 120
+ASIDE = ".compiling-"
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,8 @@ def compiled(sources: Sequence[Path], flags: Sequence[str], headers: Sequence[Pa
 
 
 def _compile(sources: Sequence[Path], flags: Sequence[str], openmp: Path, kept: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=kept.parent) as aside:
+    remove_abandoned(kept.parent.glob(f"{ASIDE}*"))
+    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=kept.parent) as aside:
         objects = [f"{aside}/{source.stem}.o" for source in sources]
         for source, target in zip(sources, objects, strict=True):
             _run(_compiler(source), *ALWAYS, *flags, "-c", str(source), "-o", target)

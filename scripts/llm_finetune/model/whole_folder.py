@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import os
 import shutil
@@ -10,11 +11,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_finetune import atomic
 from llm_finetune.errors import OutputError
 from llm_finetune.folder_lock import locked_beside
 from llm_finetune.volume import mount_points, writing
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # Beside the weights: what a model needs to be asked and answered.
 COPIED = (
@@ -90,6 +95,14 @@ def _is_guarded(folder: Path, parent: Path) -> bool:
     """Whether the sticky bit of its parent keeps this user from renaming the folder."""
     guards, me = parent.stat(), os.geteuid()
     return bool(guards.st_mode & stat.S_ISVTX) and me not in {0, guards.st_uid, folder.stat().st_uid}
+
+
+def write_config(config: PretrainedConfig, output: Path, *, code: bool) -> None:
+    """Writes config.json; it names Python files only where `copy_companions` brings them."""
+    config = copy.deepcopy(config)
+    if not code and hasattr(config, "auto_map"):
+        del config.auto_map
+    config.save_pretrained(output)
 
 
 def copy_companions(folders: list[Path], output: Path, *, code: bool) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-import tempfile
 from typing import Any
+
+from llm_finetune.home import private_cache
 
 
 def weight_only(name: str) -> Any:
@@ -14,7 +15,7 @@ def weight_only(name: str) -> Any:
 
     # It logs each layer's time and error under a handler of its own.
     logging.getLogger("neural_compressor").addFilter(_is_error)
-    set_workspace(tempfile.gettempdir())
+    set_workspace(str(private_cache("neural-compressor")))
     return importlib.import_module(f"neural_compressor.torch.algorithms.weight_only.{name}")
 
 

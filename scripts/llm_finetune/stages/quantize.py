@@ -19,7 +19,12 @@ from llm_finetune.model.kernels import kernels_of
 from llm_finetune.model.merging import TunedModel
 from llm_finetune.model.quantized import DESCRIPTION, Description, features, load_quantized
 from llm_finetune.model.stored import ShardWriter, StoredWeights
-from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder
+from llm_finetune.model.whole_folder import (
+    check_replaceable,
+    copy_companions,
+    whole_folder,
+    write_config,
+)
 from llm_finetune.quantization.awq import awq
 from llm_finetune.quantization.blocks import LINEAR
 from llm_finetune.quantization.gptq import gptq
@@ -99,7 +104,7 @@ def quantize(
         _write_weights(writer, tuned, layers, scheme, _results(algorithm, tuned, scheme, texts))
         writer.finish()
         copy_companions([tuned.folder, tuned.own_files], aside, code=tuned.trust_remote_code)
-        tuned.config.save_pretrained(aside)
+        write_config(tuned.config, aside, code=tuned.trust_remote_code)
         name = "sym" if scheme.symmetric else "asym"
         Description(algorithm, scheme.bits, scheme.group_size, name, tuple(sorted(layers))).write(aside)
     seconds = time.perf_counter() - started
