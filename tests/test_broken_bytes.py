@@ -23,6 +23,7 @@ from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.generation.decoding import decode
 from llm_finetune.model import adapters, base
+from llm_finetune.model.adapter_config import read_config
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.folder import load_folder
 from llm_finetune.model.merging import find_tuned
@@ -112,7 +113,44 @@ ADAPTER_KEYS = [
     "modules_to_save",
     "rank_pattern",
     "use_dora",
+    "alpha_pattern",
+    "layers_pattern",
+    "layers_to_transform",
+    "exclude_modules",
+    "init_lora_weights",
+    "layer_replication",
+    "lora_dropout",
+    "bias",
+    "lora_bias",
+    "use_rslora",
+    "fan_in_fan_out",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "velora_config",
+    "monteclora_config",
+    "use_qalora",
+    "use_bdlora",
+    "runtime_config",
+    "megatron_config",
+    "ensure_weight_tying",
+    "inference_mode",
+    "peft_version",
 ]
+# Near what is right, where any value at all is mostly refused at once.
+NEAR = st.sampled_from(
+    [
+        *(float("nan"), 0, 1, -1, 2**40, True, None, [1], [-7]),
+        *("pissa", "pissa_niter_9", "eva", "olora", "loftq", "lora_ga", "mica"),
+        *("[", "q_proj", ".*proj", "lm_head", ["lm_head"], ["q_proj", "embed_tokens"]),
+        *({"q_proj": 1}, {"(": 2}, {"embed_tokens": [1]}, [[0, 1], [0, 2]], [[0, 9]]),
+    ]
+)
 
 
 @contextmanager
@@ -308,13 +346,27 @@ def test_any_bytes_for_an_index_of_weights(model: Path, content: bytes) -> None:
         list(StoredWeights(model).mapped())
 
 
-@given(changes=st.dictionaries(st.sampled_from(ADAPTER_KEYS), JSON, min_size=1))
+@given(changes=st.dictionaries(st.sampled_from(ADAPTER_KEYS), NEAR | JSON, min_size=1, max_size=3))
 @ANY
-def test_any_value_in_adapter_config_json(adapter: Path, model_folder: Path, changes: dict[str, Any]) -> None:
+def test_any_value_in_adapter_config_json(adapter: Path, changes: dict[str, Any]) -> None:
     file = adapter / "adapter_config.json"
     content = json.dumps({**json.loads(file.read_text()), **changes}).encode()
-    with holding(file, content), right_or(UserError, ""):
-        load_folder(adapter)
+    with holding(file, content):
+        with right_or(UserError, ""):
+            load_folder(adapter)
+        with right_or(UserError, ""):
+            list(find_tuned(adapter).weights())
+
+
+@given(data=st.data())
+@ANY
+def test_weights_of_an_adapter_cut_or_changed_anywhere(adapter: Path, data: st.DataObject) -> None:
+    file = adapter / "adapter_model.safetensors"
+    kept = file.read_bytes()
+    place = data.draw(st.integers(0, 600) | st.integers(0, len(kept) - 1))
+    spoilt = kept[:place] if data.draw(st.booleans()) else kept[:place] + b"\xff" + kept[place + 1 :]
+    with holding(file, spoilt), right_or(ModelError, str(adapter)):
+        list(find_tuned(adapter).weights())
 
 
 @pytest.fixture(scope="session")
@@ -341,7 +393,7 @@ def test_any_bytes_for_an_adapter(tmp_path_factory: pytest.TempPathFactory, cont
     folder = tmp_path_factory.mktemp("adapter")
     (folder / "adapter_config.json").write_bytes(content)
     with right_or(ModelError, "adapter_config.json"):
-        adapters.read_config(folder)
+        read_config(folder)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet", ".txt", ".jsonl.gz"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,71 @@ def test_adapters_of_all_kinds(model_folder: Path, tmp_path: Path, config: dict[
     torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-5)
     # Worked into the weights: it answers by the same layers as its base.
     assert not [name for name, _ in loaded.named_parameters() if "lora" in name]
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": "all-linear", "use_dora": True, "use_rslora": True},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 17]},
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {".*v_proj": 2}, "bias": "all"},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_what_answers_is_what_merge_writes_and_what_peft_says(
+    architecture: str, model_folder: Path, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    from llm_finetune.export.merge import merge
+
+    base = tmp_path / "base"
+    vocabulary = json.loads((model_folder / "config.json").read_text())["vocab_size"] + 8
+    tiny_model(architecture, vocabulary=vocabulary, tie_word_embeddings=True).save_pretrained(base)
+    for file in model_folder.glob("tokenizer*"):
+        shutil.copy(file, base)
+    make_adapter(base, tmp_path / "adapter", **config)
+    found = logits(load_folder(tmp_path / "adapter").model)
+    with torch.no_grad():
+        expected = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")(IDS).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if "trainable_token_indices" in config:
+        with pytest.raises(ModelError, match="trainable_token_indices, which cannot be merged"):
+            merge(tmp_path / "adapter", tmp_path / "merged")
+        return
+    merge(tmp_path / "adapter", tmp_path / "merged")
+    assert torch.equal(found, logits(load_folder(tmp_path / "merged").model))
+
+
+ABSURD: dict[str, tuple[dict[str, Any], str]] = {
+    "a slow pattern": ({"target_modules": "(([a-z0-9._])+)+Q"}, "takes more than 3 seconds"),
+    "a slow pattern of ranks": ({"rank_pattern": {"(([a-z0-9._])+)+Q": 4}}, "takes more than 3 seconds"),
+    "no pattern": ({"target_modules": "(q_proj"}, "found a pattern that is none"),
+    "iterations": ({"init_lora_weights": "pissa_niter_1000000"}, "found '1000000' iterations"),
+    "layers": ({"layer_replication": [[0, 2]] * 20000}, "makes more than 1,000 layers"),
+    "no number": ({"lora_alpha": float("nan")}, "lora_alpha: found nan"),
+    "at times": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+    "a text": ({"r": "8"}, "r: found '8'"),
+    "a number": ({"target_modules": 5}, "target_modules.str: found 5"),
+    "a rank": ({"r": 10**9}, "r: found 1000000000"),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), ABSURD.values(), ids=list(ABSURD))
+def test_a_configuration_that_cannot_be_meant_is_refused(
+    adapter: Path, config: dict[str, Any], message: str
+) -> None:
+    from llm_finetune.model.merging import find_tuned
+
+    change_config(adapter, **config)
+    for load in (load_folder, find_tuned):
+        with pytest.raises(ModelError, match=re.escape(message)):
+            load(adapter)
 
 
 def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model.adapter_config import changes_base, check_patterns, first_line, read_config
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftConfig, PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
@@ -108,56 +109,75 @@ def _without_neural_compressor() -> Iterator[None]:
             module.is_inc_available = look
 
 
-def read_config(folder: Path) -> PeftConfig:
-    """An adapter's configuration. Raises ModelError where it cannot be read."""
-    from peft import PeftConfig
-
-    try:
-        return PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # whatever a broken file raises, the user needs its name and not a traceback
-        raise ModelError(f"{folder}: its adapter_config.json cannot be read: {_first_line(error)}") from error
-
-
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with the adapter of a folder put onto it, to be used and not trained.
 
     Raises:
         ModelError: the adapter is broken, pickled, or belongs to another model.
     """
+    from peft import LoraConfig
+
     config = read_config(folder)
+    if isinstance(config, LoraConfig):
+        return put_lora(model, config, folder)
     config.inference_mode = True
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder}: no {WEIGHTS}; expected the adapter's weights beside its configuration")
+    _check_there(folder)
     try:
         tuned = put_on(model, config)
         # peft's PeftModel.from_pretrained does the same, but only warns of weights that are amiss.
         read = tuned.load_adapter(str(folder), "default")
-    except Exception as error:  # as above; of the many that there are, peft and safetensors share no class
-        raise ModelError(
-            f"{folder}: the adapter cannot be read, or does not fit its base model: {_first_line(error)}"
-        ) from error
+    except Exception as error:  # of the many that there are, peft and safetensors share no class
+        raise _unfit(folder, first_line(error)) from error
     if strange := sorted([*read.missing_keys, *read.unexpected_keys]):
-        raise ModelError(
-            f"{folder}: the adapter does not fit its base model: {len(strange)} weights are in one of them "
-            f"alone, first {strange[0]}"
-        )
+        raise _unfit(folder, f"{len(strange)} weights are in one of them alone, first {strange[0]}")
     return tuned
 
 
-def load_merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel | PeftModel:
-    """The model with the adapter of a folder worked into its weights; kinds that have no weights for that
-    (prompts, for example) stay beside it.
+def put_lora(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
+    """The model with a LoRA adapter of a folder, in fp32: all that it holds and nothing else.
 
     Raises:
-        ModelError: as `load_adapter`.
+        ModelError: see `load_adapter`.
     """
-    from peft import LoraConfig
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
 
-    tuned = load_adapter(model, folder)
-    if not isinstance(tuned.peft_config["default"], LoraConfig):
-        return tuned
-    merged: PreTrainedModel = tuned.merge_and_unload()
-    return merged
+    _check_there(folder)
+    check_patterns(config, [name for name, _ in model.named_modules()], folder)
+    config.inference_mode = True
+    # How the matrices began is of no account where the file brings them, unless the base was changed with it.
+    is_filled = not changes_base(config)
+    if is_filled:
+        config.init_lora_weights = True
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        tensors = {name: t.float() if ".lora_" in name else t for name, t in tensors.items()}
+        if not is_filled and config.r > max(size for tensor in tensors.values() for size in tensor.shape):
+            raise ValueError(f"r: found {config.r}, which no weight of it has")
+        tuned = put_on(model, config, low_cpu_mem_usage=is_filled)
+        read = set_peft_model_state_dict(tuned, tensors, low_cpu_mem_usage=is_filled)
+    except Exception as error:  # of the many that there are, peft and safetensors share no class
+        raise _unfit(folder, first_line(error)) from error
+    missing = set(read.missing_keys) & {name for name, _ in _of_adapter(tuned)}
+    empty = [name for name, weight in tuned.named_parameters() if weight.is_meta]
+    if strange := sorted({*missing, *empty, *read.unexpected_keys}):
+        raise _unfit(folder, f"{len(strange)} weights are in one of them alone, first {strange[0]}")
+    if broken := [name for name, weight in _of_adapter(tuned) if not weight.isfinite().all()]:
+        raise _unfit(folder, f"{broken[0]} holds what is no number")
+    return tuned
+
+
+def _of_adapter(tuned: PeftModel) -> list[tuple[str, torch.Tensor]]:
+    return [(name, weight) for name, weight in tuned.named_parameters() if ".default" in name]
+
+
+def _check_there(folder: Path) -> None:
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}; expected the adapter's weights beside its configuration")
+
+
+def _unfit(folder: Path, why: str) -> ModelError:
+    return ModelError(f"{folder}: the adapter cannot be read, or does not fit its base model: {why}")
 
 
 def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None:
@@ -171,10 +191,6 @@ def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None
     for config in model.peft_config.values():
         config.base_model_name_or_path = str(folder.resolve()) if folder.is_dir() else name_or_path
         config.revision = revision
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm_finetune.distributed import has_bf16
 from llm_finetune.errors import ModelError
 from llm_finetune.model import adapters, base
+from llm_finetune.model.adapter_config import read_config, why_not_merged
 from llm_finetune.model.fetch import check_links, fetch
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def kind_of(folder: Path) -> Kind:
 def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder:
     """Loads whatever model the folder holds: in bf16 where the processor has it, else in fp32.
 
-    An adapter comes with its base model, from where adapter_config.json says, and is worked into it: so it
-    answers as fast as its base.
+    An adapter comes with its base model, from where adapter_config.json says, and is worked into it, as
+    `merge` does: so it answers as fast as its base. One that cannot be merged stays beside it.
 
     Raises:
         ModelError: what is wrong with the folder, or with the base of its adapter, and what to do.
@@ -79,7 +80,13 @@ def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder
         base_folder = base_of(folder, trust_remote_code)
         if not (folder / "tokenizer.json").is_file():
             described = base_folder
-        model = adapters.load_merged(base.load_weights(base_folder, dtype, trust_remote_code), folder)
+        if why_not_merged(read_config(folder)):
+            plain = base.load_weights(base_folder, dtype, trust_remote_code)
+            model = adapters.load_adapter(plain, folder)
+        else:
+            from llm_finetune.model.merging import TunedModel
+
+            model = TunedModel(base_folder, folder, trust_remote_code).load_in(dtype)
     else:
         model = base.load_weights(
             fetch(str(folder), None, weights=True, code=False), dtype, trust_remote_code
@@ -95,7 +102,7 @@ def base_of(folder: Path, trust_remote_code: bool) -> Path:
     Raises:
         ModelError: adapter_config.json is broken, or its base is not there.
     """
-    config = adapters.read_config(folder)
+    config = read_config(folder)
     named_in = f"{folder / ADAPTER_CONFIG}, base_model_name_or_path"
     name, revision = config.base_model_name_or_path, config.revision
     if not isinstance(name, str) or not name:
