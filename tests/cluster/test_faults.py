@@ -23,7 +23,7 @@ SLOW = [
     *("--set", "distributed.workers=2,elasticPolicy.maxRestarts=20,backoffLimit=null"),
     *("--set", "distributed.train.maxSteps=5000,distributed.train.saveStrategy=steps"),
     *("--set", f"distributed.train.saveSteps={SAVE_STEPS},distributed.train.loggingSteps=1"),
-    *("--set", "distributed.train.gradientAccumulationSteps=4"),
+    *("--set", "distributed.train.gradientAccumulationSteps=4,distributed.stallTimeoutMinutes=0.5"),
 ]
 
 
@@ -58,18 +58,53 @@ def test_a_worker_that_is_deleted_comes_back(running: Release, number: int) -> N
 
 
 def test_a_killed_process_is_started_again(running: Release) -> None:
-    goes_on(
-        running, lambda: running.space.kubectl("exec", running.worker(1), "--", "python", "-c", KILL_RANK)
-    )
+    goes_on(running, lambda: signal_rank(running, signal.SIGKILL))
 
 
-KILL_RANK = f"""
-import os
+def signal_rank(running: Release, number: signal.Signals) -> None:
+    """Sends a signal to the rank of worker 1."""
+    program = ("python", "-c", SIGNAL_RANK, str(number.value))
+    running.space.kubectl("exec", running.worker(1), "--", *program)
+
+
+SIGNAL_RANK = """
+import os, sys
 from pathlib import Path
 for folder in Path("/proc").glob("[0-9]*"):
     if int(folder.name) != os.getpid() and b"finetune.py" in (folder / "cmdline").read_bytes():
-        os.kill(int(folder.name), {signal.SIGKILL.value})
+        os.kill(int(folder.name), int(sys.argv[1]))
 """
+
+
+def test_a_rank_that_is_stopped_holds_nobody_up(running: Release) -> None:
+    goes_on(running, lambda: signal_rank(running, signal.SIGSTOP))
+    assert re.search(r"rank 1 on \S+-worker-1 of 2 stood still for 0\.5 min", running.logs())
+
+
+STOP_LAUNCHER = f"""
+import os
+from pathlib import Path
+for folder in Path("/proc").glob("[0-9]*"):
+    if (folder / "stat").read_text().rpartition(")")[2].split()[1] == "1":
+        os.kill(int(folder.name), {signal.SIGSTOP.value})
+        break
+"""
+
+
+def test_a_launcher_that_is_stopped_is_started_again(running: Release) -> None:
+    """Its pod's process 1 ends it; the others, and the operator, see a pod that runs."""
+    worker = running.worker(0)
+
+    def stop() -> None:
+        before = running.workers()[worker]["metadata"]["uid"]
+        running.space.kubectl("exec", worker, "--", "python", "-c", STOP_LAUNCHER)
+        until(
+            lambda: running.workers().get(worker, {}).get("metadata", {}).get("uid", before) != before,
+            "another worker 0",
+            minutes=4,
+        )
+
+    goes_on(running, stop)
 
 
 def test_a_killed_container_is_started_again(running: Release, cluster: Path | None) -> None:
