@@ -128,6 +128,14 @@ def test_no_link_that_stands_in_the_way_is_followed(kind: str, name: str, tmp_pa
     assert kind == "file" or [path.name for path in victim.iterdir()] == ["file"]
 
 
+def test_what_kills_left_in_an_output_folder_goes_with_the_next_run(tmp_path: Path) -> None:
+    for name in ("run.json", "report.html", "model", heartbeat.OWN, "checkpoint-3"):
+        atomic.aside_of(tmp_path / name).touch()
+    (tmp_path / "run.json").touch()
+    mend(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
 @pytest.mark.parametrize("name", ["runs", "previous", ".previous"])
 def test_no_folder_that_a_run_fills_is_a_link(name: str, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to(tmp_path)
@@ -182,6 +190,19 @@ def test_a_mount_point_is_refused_before_anything_is_made_for_it(mounted: Path) 
             check_replaceable(folder, KIND)
     write(mounted / "model", "in it")
     assert held(mounted / "model")[KIND] == "in it"
+
+
+def test_a_volume_without_inodes_is_told_from_one_without_room(tmp_path: Path) -> None:
+    options = ["-t", "tmpfs", "-o", "size=10m,nr_inodes=4", "tmpfs", str(tmp_path)]
+    if subprocess.run(["mount", *options], check=False).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        for number in range(3):
+            (tmp_path / f"{number}").touch()
+        with pytest.raises(OutputError, match=r"10\.5 MB free, but no inode .* delete files there"):
+            write_page(tmp_path / "report.html", "")
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def test_a_link_is_kept_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:

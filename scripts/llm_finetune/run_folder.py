@@ -15,8 +15,10 @@ from typing import Any
 
 from llm_finetune import atomic, fingerprint
 from llm_finetune.checkpoints import folders
+from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
+from llm_finetune.model import saving
 from llm_finetune.model.saving import is_saved
 from llm_finetune.report import results
 from llm_finetune.report.page import REPORT
@@ -131,7 +133,7 @@ def mend(path: Path) -> None:
     Raises:
         OutputError: a folder in it that a run writes into is a link.
     """
-    atomic.clear(path, RUN_PATTERNS)
+    atomic.clear(path, (*RUN_PATTERNS, saving.MODEL, heartbeat.OWN))
     for name in (PREVIOUS, GOING, CURVES):
         if (path / name).is_symlink():
             raise OutputError(f"{path / name}: a link, into which this run would write; delete it")

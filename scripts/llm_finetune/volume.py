@@ -39,7 +39,7 @@ def writing(
     """
     try:
         free = free_bytes(path)
-        if (free is not None and free < needed_bytes) or lacks_inodes(path):
+        if free is not None and free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except UserError:
