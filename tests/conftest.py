@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from llm_finetune.distributed import lower_libraries
 from tiny import SENTENCES, tiny_model, write_records
 from warm import Warm
+
+lower_libraries()  # LLM_FINETUNE_MAX_CPU_ISA=avx2 shows how all of this does on an older processor
 
 # The same examples each time, so that a failure comes again; --hypothesis-profile=default looks for new ones.
 settings.register_profile("same", derandomize=True)

@@ -49,6 +49,9 @@ def about(context: typer.Context) -> None:
     # A worker starts the user's own script, which may lie beside modules of its own.
     if context.invoked_subcommand != "worker":
         keep_working_folder_out()
+    from llm_finetune.distributed import lower_libraries
+
+    lower_libraries()
 
 
 @app.command(cls=WithKeys, context_settings={"help_option_names": ["-h", "--help"]})

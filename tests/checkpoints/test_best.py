@@ -16,12 +16,20 @@ EVERY = 8
 
 
 @pytest.fixture
-def options(lora_run: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """A learning rate that overshoots at once: the best is never the last."""
+def options(
+    lora_run: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[str]]:
+    """A validation that each step makes worse, so the best is never the last.
+
+    Its answers are of letters that no training record has: what is learned takes their probability away.
+    """
+    others = tmp_path_factory.mktemp("others") / "validation.jsonl"
+    record = {"instruction": "Say it again.", "input": "QXZ", "output": "QXZJKV " * 6}
+    others.write_text(json.dumps(record) + "\n")
     return partial(
         lora_run,
         doEval=True,
-        train__learningRate=2.0,
+        eval__dataFile=str(others),
         train__lrScheduler="constant",
         train__maxSteps=5 * EVERY,
         train__saveStrategy="steps",

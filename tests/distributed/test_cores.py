@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed import available_cores, has_bf16, share
+from llm_finetune.distributed import (
+    available_cores,
+    has_bf16,
+    lower_libraries,
+    processor_features,
+    share,
+)
+from llm_finetune.distributed.instructions import MAX_CPU_ISA, TORCH
+from llm_finetune.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +73,12 @@ def test_every_process_gets_a_thread() -> None:
     assert [share(16, processes) for processes in (1, 3, 16, 17)] == [16, 5, 1, 1]
 
 
+@pytest.fixture
+def unmasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (MAX_CPU_ISA, TORCH):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [
@@ -75,8 +89,40 @@ def test_every_process_gets_a_thread() -> None:
         ("processor : 0\nFeatures\t: fp asimd\n", False),
     ],
 )
-def test_bfloat16_is_read_from_the_processors_features(tmp_path: Path, cpuinfo: str, expected: bool) -> None:
+def test_bfloat16_is_read_from_the_processors_features(
+    tmp_path: Path, cpuinfo: str, expected: bool, unmasked: None
+) -> None:
     assert has_bf16(laid_out(tmp_path, {"proc/cpuinfo": cpuinfo})) is expected
+
+
+NEWEST = "fma avx avx2 avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        (MAX_CPU_ISA, "avx2", "fma avx avx2"),
+        (MAX_CPU_ISA, "AVX512", "fma avx avx2 avx512f avx512_vnni"),
+        (MAX_CPU_ISA, "avx512_bf16", "fma avx avx2 avx_vnni avx512f avx512_vnni avx512_bf16"),
+        (MAX_CPU_ISA, "", NEWEST),
+        (TORCH, "avx2", "fma avx avx2"),
+        (TORCH, "default", "fma avx avx2"),
+    ],
+)
+def test_an_older_processor_is_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmasked: None, name: str, value: str, kept: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    root = laid_out(tmp_path, {"proc/cpuinfo": f"flags : {NEWEST}\n"})
+    assert processor_features(root) == set(kept.split())
+    libraries = {name: value}
+    lower_libraries(libraries)
+    assert ("ONEDNN_MAX_CPU_ISA" in libraries) is (kept != NEWEST)
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"LLM_FINETUNE_MAX_CPU_ISA: found 'sse', expected one of avx2, "):
+        lower_libraries({MAX_CPU_ISA: "sse"})
 
 
 def test_without_a_quota_the_request_counts(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_finetune.distributed.backends import check_backend
 from llm_finetune.distributed.cores import available_cores, has_bf16, processor_features, share
+from llm_finetune.distributed.instructions import highest, lower_libraries
 from llm_finetune.distributed.ranks import Ranks, launched
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ __all__ = [
     "available_cores",
     "check_backend",
     "has_bf16",
+    "highest",
     "join",
     "launched",
+    "lower_libraries",
     "processor_features",
     "share",
 ]

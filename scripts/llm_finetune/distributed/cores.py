@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llm_finetune.distributed.control_groups import control_groups, lines
+from llm_finetune.distributed.instructions import highest
 
 BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's name for it
 UNBOUND = float("inf")
@@ -37,7 +38,9 @@ def share(cores: int, processes: int) -> int:
 
 
 def processor_features(root: Path = Path("/")) -> frozenset[str]:
-    """What instructions the processor has, as the kernel names them; empty where it names none.
+    """What instructions are used, as the kernel names them; empty where it names none.
+
+    All that the processor has, or those of the level that the environment names.
 
     Args:
         root: where `proc` is mounted.
@@ -45,12 +48,13 @@ def processor_features(root: Path = Path("/")) -> frozenset[str]:
     for line in lines(root / "proc/cpuinfo"):
         name, _, features = line.partition(":")
         if name.strip() in ("flags", "Features"):
-            return frozenset(features.split())
+            above = level.without if (level := highest()) else ()
+            return frozenset(feature for feature in features.split() if not feature.startswith(above))
     return frozenset()
 
 
 def has_bf16(root: Path = Path("/")) -> bool:
-    """Whether the processor has bfloat16 instructions."""
+    """Whether bfloat16 instructions are used."""
     return not BF16_FEATURES.isdisjoint(processor_features(root))
 
 

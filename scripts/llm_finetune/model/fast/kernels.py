@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from llm_finetune.distributed import highest
 from llm_finetune.model.compiled import NotCompiledError, compiled
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-march=native",)  # infinities and not-a-numbers keep their meaning, so no -ffast-math
+NATIVE = ("-march=native",)  # infinities and not-a-numbers keep their meaning, so no -ffast-math
 # A tensor, a number of elements, an int, a 32-bit word, a float.
 _TYPES = {
     "t": ctypes.c_void_p,
@@ -69,7 +70,8 @@ def takes(*tensors: torch.Tensor) -> bool:
 def kernels() -> Kernels | None:
     """The kernels; None where they could not be compiled, which the log says."""
     try:
-        return Kernels(compiled([SOURCE], FLAGS))
+        level = highest()
+        return Kernels(compiled([SOURCE], level.compiler if level else NATIVE))
     except NotCompiledError as error:
         log.warning("speed: the passes between matrix products are torch's own: %s", error)
         return None
