@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_finetune.data.source import Source
+from llm_finetune.data.walking import visible_files
 from llm_finetune.errors import DataError
 from llm_finetune.volume import writing
 
@@ -87,7 +88,11 @@ def load(source: Source) -> HubDataSet:
         OutputError: the cache has no room for it, or cannot be written.
     """
     name = source.dataset or ""
-    refusal = None if Path(name).is_dir() else _refusal(name, source.revision)
+    if Path(name).is_dir():
+        visible_files(Path(name))  # no link leads out of it
+        refusal = None
+    else:
+        refusal = _refusal(name, source.revision)
     import datasets
 
     # Without this switch `datasets` would first try again for half a minute.

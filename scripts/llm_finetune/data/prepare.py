@@ -82,15 +82,8 @@ def _share_out(recipe: Recipe, report: Progress) -> tuple[list[Share], int]:
     hashes = _hashes(recipe, catalog.training, problems, report)
     validation_hashes = _hashes(recipe, catalog.validation, problems, report)
     problems.raise_any()
-    held_out = np.zeros(len(hashes), np.bool_)
-    train = ~held_out
-    if catalog.validation:
-        train = ~np.isin(hashes, validation_hashes)
-        if not train.any():
-            raise DataError("Every training record is a validation record too: nothing is left to train on.")
-    elif plan.with_validation and plan.validation_share > 0:
-        held_out = splitting.held_out(hashes, plan.validation_share)
-        train = ~held_out
+    share = plan.validation_share if plan.with_validation and not catalog.validation else 0
+    train, held_out = splitting.divided(hashes, validation_hashes, share)
     left_out = len(hashes) - int(np.count_nonzero(train | held_out))
     split_of = np.zeros(len(hashes), np.uint8)
     split_of[splitting.first(train, plan.max_samples)] = _TRAIN

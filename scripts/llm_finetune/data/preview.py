@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_finetune.data import splitting
 from llm_finetune.data.packing import pack
 from llm_finetune.data.pieces import Piece
 from llm_finetune.data.plan import PreparePlan
@@ -101,9 +103,12 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
     recipe = decide(plan, tokenizer)
     sequencer = Sequencer(recipe, tokenizer)
     problems = Problems()
-    head, checked, complete = _check(recipe, recipe.catalog.training, problems)
-    _, _, validation_complete = _check(recipe, recipe.catalog.validation, problems)
+    head, hashes, complete = _check(recipe, recipe.catalog.training, problems)
+    _, validation_hashes, validation_complete = _check(recipe, recipe.catalog.validation, problems)
     problems.raise_any()
+    if complete and validation_complete:
+        share = plan.validation_share if plan.with_validation and not recipe.catalog.validation else 0
+        splitting.divided(hashes, validation_hashes, share)
     measured = list(sequencer.sequences(head, recipe.catalog.training, problems))
     problems.raise_any()
     begun = [written.marks for written in measured if written.marks.begins]
@@ -122,7 +127,7 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
             )
             for written in measured[:examples]
         ],
-        checked=checked,
+        checked=len(hashes),
         all_checked=complete and validation_complete,
         measured=len(begun),
         taken_apart=sum(marks.prompts > 1 for marks in begun),
@@ -141,17 +146,21 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
     )
 
 
-def _check(recipe: Recipe, files: Files, problems: Problems) -> tuple[list[tuple[Placed, Record]], int, bool]:
-    """The records to measure, the number of those that were checked, and whether that was all."""
+def _check(
+    recipe: Recipe, files: Files, problems: Problems
+) -> tuple[list[tuple[Placed, Record]], splitting.Hashes, bool]:
+    """The records to measure, the hashes of those that were checked, and whether that was all."""
     head: list[tuple[Placed, Record]] = []
-    checked = 0
+    hashes = array("Q")
+    complete = True
     for origin, record in read_records(files, recipe.schema, problems):
-        if checked == CHECKED_RECORDS:
-            return head, checked, False
-        checked += 1
+        if len(hashes) == CHECKED_RECORDS:
+            complete = False
+            break
+        hashes.append(splitting.content_hash(record, recipe.plan.seed))
         if len(head) < MEASURED_RECORDS:
             head.append(((origin, 1), record))
-    return head, checked, True
+    return head, np.array(hashes, np.uint64), complete
 
 
 def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[Piece]:

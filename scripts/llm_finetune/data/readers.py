@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from llm_finetune.data import parquet
+from llm_finetune.data.bounds import COLUMNS, LINE_CHARACTERS, Gunzipped, TooLargeError, line_of
 from llm_finetune.errors import DataError
 
 Rows = Iterator[tuple[int, Any]]
@@ -18,7 +20,6 @@ Rows = Iterator[tuple[int, Any]]
 TEXT_COLUMN = "text"
 PARAGRAPH_CHARACTERS = 64 * 1024
 _BLOCK_CHARACTERS = 1024 * 1024
-_FIELD_CHARACTERS = 64 * 1024 * 1024
 
 
 class MalformedRowError(Exception):
@@ -57,6 +58,8 @@ def read_rows(path: Path) -> Rows:
         raise DataError(
             f"{path}, after row {row}: the gzip stream is cut short or broken ({error}). Copy the file again."
         ) from error
+    except TooLargeError as error:
+        raise DataError(f"{path}, after row {row}: {error}.") from error
     except OSError as error:
         raise DataError(f"{path}, after row {row}: cannot be read ({error}).") from error
     if row == 0:
@@ -64,7 +67,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+    return cast(IO[bytes], Gunzipped(path)) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _text(stream: IO[bytes], newline: str | None = None) -> io.TextIOWrapper:
@@ -82,7 +85,7 @@ def _json(stream: IO[bytes]) -> Rows:
 
 
 def _json_lines(text: IO[str]) -> Rows:
-    for number, line in enumerate(text, start=1):
+    for number, line in enumerate(iter(lambda: line_of(text), ""), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -124,6 +127,8 @@ class _Window:
         self._at = 0
 
     def _grow(self) -> bool:
+        if len(self._held) - self._at > LINE_CHARACTERS:
+            raise TooLargeError(f"the next value has more than {LINE_CHARACTERS:,} characters")
         more = self._text.read(max(_BLOCK_CHARACTERS, len(self._held) - self._at))
         self._held, self._at = self._held[self._at :] + more, 0
         return bool(more)
@@ -158,35 +163,60 @@ class _Window:
 
 
 def _csv(stream: IO[bytes]) -> Rows:
-    csv.field_size_limit(_FIELD_CHARACTERS)
-    table = csv.reader(_text(stream, newline=""), strict=True)
+    csv.field_size_limit(LINE_CHARACTERS)
+    lines = _CountedLines(_text(stream, newline=""))
+    table = csv.reader(lines, strict=True)
     line = 1
     try:
         header = next(table, [])
+        if len(header) > COLUMNS:
+            raise MalformedRowError(1, f"{len(header):,} columns; expected {COLUMNS:,} at most.")
         if len(set(header)) < len(header):
             raise MalformedRowError(1, f"the header names a column twice: {', '.join(header)}.")
         line = table.line_num + 1
+        lines.begin()
         for cells in table:
             if len(cells) not in (0, len(header)):
                 raise MalformedRowError(line, f"{len(cells)} columns where the header has {len(header)}.")
             if cells:
                 yield line, dict(zip(header, cells, strict=True))
             line = table.line_num + 1
+            lines.begin()
     except csv.Error as error:
         raise MalformedRowError(line, f"not CSV ({error}).") from error
 
 
+class _CountedLines:
+    """The lines of a text, of which one row must not take too many characters."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+        self.begin()
+
+    def begin(self) -> None:
+        """A new row begins."""
+        self._characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = line_of(self._text)
+        if not line:
+            raise StopIteration
+        self._characters += len(line)
+        if self._characters > LINE_CHARACTERS:
+            raise TooLargeError(f"the next row has more than {LINE_CHARACTERS:,} characters")
+        return line
+
+
 def _parquet(stream: IO[bytes]) -> Rows:
     import pyarrow
-    import pyarrow.parquet
 
     row = 0
     try:
-        with pyarrow.parquet.ParquetFile(stream) as table:
-            for batch in table.iter_batches(batch_size=1000):
-                for raw in batch.to_pylist():
-                    row += 1
-                    yield row, raw
+        for row, raw in enumerate(parquet.rows(stream), start=1):
+            yield row, raw
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise MalformedRowError(row + 1, f"not a whole Parquet file ({_first_line(error)}).") from error
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from llm_finetune.data.bounds import CONVERSATION_CHARACTERS, RECORD_CHARACTERS
 from llm_finetune.errors import DataError
 
 RecordType = Literal["messages", "instruction", "text"]
@@ -141,6 +142,15 @@ def read_record(row: Any, schema: Schema) -> Record:
     """
     if not isinstance(row, Mapping):
         raise BadRowError(f"the row is {_shown(row)}; expected an object with named columns")
+    record = _record(row, schema)
+    if (size := size_of(record)) > RECORD_CHARACTERS:
+        raise BadRowError(
+            f"the record has {size:,} characters; expected {RECORD_CHARACTERS:,} at most: divide it"
+        )
+    return record
+
+
+def _record(row: Mapping[str, Any], schema: Schema) -> Record:
     columns = schema.columns
     if schema.type == "messages":
         return _messages(row, columns.messages)
@@ -172,6 +182,11 @@ def _messages(row: Mapping[str, Any], column: str) -> Messages:
     roles = [turn.role for turn in conversation.turns]
     if "assistant" not in roles:
         raise BadRowError(f"column {column!r} has no assistant turn; expected at least one, to train on")
+    if size_of(conversation) * roles.count("assistant") > CONVERSATION_CHARACTERS:
+        raise BadRowError(
+            f"column {column!r} has {roles.count('assistant'):,} answers in {size_of(conversation):,} "
+            "characters, and each is read with all before it: divide the conversation"
+        )
     if "system" in roles[1:]:
         raise BadRowError(f"column {column!r} has a system turn behind others; expected it first")
     if roles[roles[0] == "system"] != "user":

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from llm_finetune.data.readers import SUFFIXES, kind_of, read_rows
 from llm_finetune.data.source import Source
+from llm_finetune.data.walking import visible_files
 from llm_finetune.errors import DataError
 
 
@@ -44,8 +45,11 @@ class LocalFile:
         return str(self.path)
 
     def digest(self) -> str:
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            with self.path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror}).") from error
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         return read_rows(self.path)
@@ -99,8 +103,7 @@ def _files_of(source: Source) -> Sequence[RowFile]:
 
 def _local_files(root: Path) -> list[RowFile]:
     if root.is_dir():
-        found = [(path, path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
-        visible = [(path, name) for path, name in found if not any(p.startswith(".") for p in name.parts)]
+        visible = [(path, path.relative_to(root)) for path in visible_files(root)]
         if not visible:
             raise DataError(f"{root}: the directory holds no data file. Allowed are {SUFFIXES}.")
     elif root.is_file():

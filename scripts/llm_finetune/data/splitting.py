@@ -39,6 +39,26 @@ def held_out(hashes: Hashes, share: float) -> Chosen:
     return chosen
 
 
+def divided(hashes: Hashes, validation_hashes: Hashes, share: float) -> tuple[Chosen, Chosen]:
+    """Which records are trained on, and which of them are held out for validation.
+
+    Args:
+        hashes: of the training records.
+        validation_hashes: of the validation records that have a source of their own; none may be trained on.
+        share: to hold out, where there are none.
+
+    Raises:
+        DataError: nothing is left for the one or the other.
+    """
+    if share:
+        chosen = held_out(hashes, share)
+        return ~chosen, chosen
+    train: Chosen = ~np.isin(hashes, validation_hashes)
+    if not train.any():
+        raise DataError("Every training record is a validation record too: nothing is left to train on.")
+    return train, np.zeros(len(hashes), np.bool_)
+
+
 def first(chosen: Chosen, count: int | None) -> Chosen:
     """The first `count` of the chosen records; None: all."""
     return chosen if count is None else chosen & (np.cumsum(chosen) <= count)
