@@ -6,14 +6,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.fitness import Expected
 from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
 from llm_finetune.generation.decoding import context_length
-from llm_finetune.model import adapters, base
+from llm_finetune.model import adapters, base, experts
 from llm_finetune.model.fetch import fetch
 from llm_finetune.model.isolation import keeps_apart
 from llm_finetune.model.plausible import check_size
@@ -93,7 +93,7 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     check_size(outline.num_parameters(), folder)
     check_lengths_apart(outline, settings.train.max_seq_length)
     if settings.do_train and settings.train.use_lora:
-        adapters.check_targets(outline, lora_plan(settings).target_modules)
+        _check_adapter(outline, lora_plan(settings), base.outline(config, trust))
     if settings.do_train:
         check_keeps(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
@@ -102,6 +102,18 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
         shares_of_cores(settings.benchmark)
         check_context(settings.benchmark.prompt_tokens, context_length(outline))
     return config, tokenizer
+
+
+def _check_adapter(outline: PreTrainedModel, plan: adapters.LoraPlan, other: PreTrainedModel) -> None:
+    """Refuses an adapter that cannot be, and tells of what it leaves out.
+
+    Args:
+        other: another outline, which the adapter is put on.
+    """
+    adapters.check_targets(outline, plan.target_modules)
+    experts.check_parameters(outline, plan.target_parameters)
+    if told := experts.left_out(outline, adapters.add_adapters(other, plan), plan):
+        log.warning("%s", told)
 
 
 def fitted_to_model(settings: Settings, config: PretrainedConfig) -> Settings:
@@ -169,6 +181,7 @@ def lora_plan(settings: Settings) -> adapters.LoraPlan:
         alpha=train.lora_alpha,
         dropout=train.lora_dropout,
         target_modules=train.lora_target_modules or (),
+        target_parameters=train.lora_target_parameters or (),
         rslora=train.use_rslora,
         dora=train.use_dora,
     )

@@ -26,6 +26,7 @@ class LoraPlan:
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685).
 
     Attributes:
+        target_parameters: weights that are no layers of their own, as stacked experts.
         rslora: scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
         dora: decompose weights into magnitude and direction (Liu et al. 2024, arXiv 2402.09353).
     """
@@ -36,6 +37,7 @@ class LoraPlan:
     target_modules: tuple[str, ...]
     rslora: bool = False
     dora: bool = False
+    target_parameters: tuple[str, ...] = ()
 
 
 def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
@@ -64,7 +66,11 @@ def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
 
 
 def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
-    """The model with trainable adapters in fp32 and everything else frozen."""
+    """The model with trainable adapters in fp32 and everything else frozen.
+
+    Raises:
+        ModelError: the plan cannot be had on this model.
+    """
     from peft import LoraConfig, TaskType
 
     targets = ALL_LINEAR if plan.target_modules == (ALL_LINEAR,) else list(plan.target_modules)
@@ -74,12 +80,21 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
         lora_alpha=plan.alpha,
         lora_dropout=plan.dropout,
         target_modules=targets,
+        target_parameters=list(plan.target_parameters) or None,
         use_rslora=plan.rslora,
         use_dora=plan.dora,
     )
     # Adapters stay in fp32 above a bf16 base: their updates are too small for bf16's 8 bits of fraction.
     with next(model.parameters()).device:  # on an outline they take no memory, which may not be there
-        return put_on(model, config, autocast_adapter_dtype=True)
+        try:
+            return put_on(model, config, autocast_adapter_dtype=True)
+        except ValueError as error:
+            key = {"lora_dropout": "loraDropout", "DoRA": "useDora"}
+            named = next((key[name] for name in key if name in str(error)), "loraTargetModules")
+            raise ModelError(
+                f"distributed.train.{named}: not with this adapter, which goes to weights that are no layers "
+                f"of their own, as stacked experts ({first_line(error)}); write 0, or false, or other targets"
+            ) from error
 
 
 def put_on(model: torch.nn.Module, config: PeftConfig, **options: bool) -> PeftModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,7 +53,8 @@ class Conversion:
         module: Any = self._outline.get_submodule(path)
         hollow = getattr(module, last)
         config = LoadStateDictConfig(dtype=dtype, weight_mapping=_transforms(self._outline))
-        convert_and_load_state_dict_in_model(self._outline, parts, config)
+        with _without_bar():
+            convert_and_load_state_dict_in_model(self._outline, parts, config)
         joined: torch.Tensor = getattr(module, last)
         setattr(module, last, hollow)
         if joined.is_meta:
@@ -110,6 +112,20 @@ def _renamed(
             continue
         inside, pattern = rename_source_key(name, renamings, joining, prefix, taken)
         yield name, inside, pattern is None
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """transformers would draw one for each weight."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _transforms(outline: PreTrainedModel) -> list[Any]:

@@ -204,6 +204,13 @@ class TrainSettings(Section):
         "Modules that get an adapter, with spaces between.",
         none="only where useLora is false",
     )
+    lora_target_parameters: tuple[str, ...] | None = key(
+        names(),
+        None,
+        "Weights that are no modules and get an adapter too, such as stacked experts: "
+        "mlp.experts.gate_up_proj mlp.experts.down_proj; needs loraDropout 0.",
+        none="none",
+    )
     use_rslora: bool = key(flag(), False, "rsLoRA: divide loraAlpha by the root of the rank.")
     use_dora: bool = key(flag(), False, "DoRA: train magnitude and direction apart; slower.")
     speed: SpeedSettings

@@ -101,7 +101,12 @@ def _adapter(settings: Settings) -> Iterator[Problem]:
             "train.loraTargetModules",
             "train.useLora",
         )
-    for key, on in (("useRslora", train.use_rslora), ("useDora", train.use_dora)):
+    of_lora = {
+        "useRslora": train.use_rslora,
+        "useDora": train.use_dora,
+        "loraTargetParameters": bool(train.lora_target_parameters),
+    }
+    for key, on in of_lora.items():
         if on and not train.use_lora:
             yield _problem(
                 "is a kind of LoRA, but useLora is false; write `useLora: true`, or false here",

@@ -26,7 +26,7 @@ from llm_finetune.checkpoints.state import load_optimizer
 from llm_finetune.data import Split
 from llm_finetune.distributed.group import Group
 from llm_finetune.distributed.progress import apart, begin_loop, end_loop
-from llm_finetune.errors import LossError
+from llm_finetune.errors import LossError, SettingsError
 from llm_finetune.stages.batches import DealtBatches, deal
 from llm_finetune.stages.leaving import Leaving
 from llm_finetune.volume import writing
@@ -150,7 +150,12 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         ranks = self.group.ranks
         place = self.turn % self.args.gradient_accumulation_steps * ranks.size + ranks.rank
         torch.manual_seed(_mixed(self.args.seed, self.state.global_step, place))
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        try:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise self._unused() from error
         if not loss.isfinite():
             raise self._diverged(f"the loss is {loss.item()}", [self.turn])
         self.step_loss += loss.item()
@@ -163,6 +168,20 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             first = self.turn - 1 - (self.turn - 1) % self.args.gradient_accumulation_steps
             raise self._diverged(f"the gradient's norm is {float(norm)}", range(first, self.turn))
         return norm
+
+    def _without_gradient(self) -> list[str]:
+        """What no label depends on, as the part that sees of a model that also reads."""
+        parameters = self.model.named_parameters()
+        return [name for name, weight in parameters if weight.requires_grad and weight.grad is None]
+
+    def _unused(self) -> SettingsError:
+        unused = self._without_gradient()
+        named = f"{len(unused)} of the trained weights" if unused else "some of the trained weights"
+        first = f", first {unused[0]}" if unused else ""
+        return SettingsError(
+            f"distributed.train.ddpFindUnusedParameters: {named} get no gradient{first}; with several "
+            "processes write true (slower), or train others (loraTargetModules)"
+        )
 
     def _diverged(self, what: str, turns: Iterable[int]) -> LossError:
         rows = [index for turn in turns for index in self.batches.batch(turn)]
@@ -177,6 +196,8 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     def before_optimizer_step(self) -> None:
         """All ranks learn the step's loss, and whether rank 0 wants a checkpoint at its end."""
         ranks, minutes = self.group.ranks, self.save_minutes
+        if ranks.size > 1 and not self.args.ddp_find_unused_parameters and self._without_gradient():
+            raise self._unused()
         is_due = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
         mine = [self.step_loss / ranks.size, self.tokens_seen, ranks.is_writer and is_due]
         self.step_loss, tokens, due = self.group.sum_(mine)

@@ -1,0 +1,83 @@
+"""Weights that are no layers of their own, as stacked experts: whether an adapter has them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from llm_finetune.errors import ModelError
+from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan
+from llm_finetune.model.conversion import sources_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def check_parameters(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    """Raises ModelError where a name is no parameter that an adapter can go to as a whole.
+
+    Args:
+        model: the outline is enough.
+        names: ends of parameters' paths, as peft takes them for target_parameters.
+    """
+    fitting = [name for name, weight in model.named_parameters() if weight.dim() in (2, 3)]
+    unknown = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in fitting)]
+    stacked = sorted({_short(name) for name in _stacked(model)})
+    problems = []
+    for name in unknown:
+        near = difflib.get_close_matches(name, stacked, n=2)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        problems.append(
+            f"distributed.train.loraTargetParameters: {name!r} names no parameter of this model{meant} "
+            f"(as stacked experts it has {' '.join(stacked) or 'none'})"
+        )
+    if problems:
+        raise ModelError(problems)
+
+
+def left_out(model: PreTrainedModel, tuned: PeftModel, plan: LoraPlan) -> str | None:
+    """What the plan's names promise to train and the adapter does not; None: nothing.
+
+    Args:
+        model: without the adapter; the outline is enough.
+        tuned: with it.
+    """
+    from peft.tuners.lora import ParamWrapper
+
+    adapted = {
+        f"{path.replace('.base_layer', '')}.{module.parameter_name}"
+        for path, module in tuned.get_base_model().named_modules()
+        if isinstance(module, ParamWrapper)
+    }
+    wanted = {name.rpartition(".")[2] for name in plan.target_modules}
+    missed = {
+        name: held
+        for name, held in _stacked(model).items()
+        if name not in adapted and (plan.target_modules == (ALL_LINEAR,) or wanted & held)
+    }
+    if not missed:
+        return None
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    share = sum(sizes[name] for name in missed) / sum(sizes.values())
+    names = " ".join(sorted({_short(name) for name in missed}))
+    return (
+        f"distributed.train.loraTargetModules: {' '.join(plan.target_modules)} leaves out routed experts, "
+        f"{share:.0%} of the model's weights; to train them too write {names} into loraTargetParameters"
+    )
+
+
+def _stacked(model: PreTrainedModel) -> dict[str, set[str]]:
+    """Parameters that hold several matrices, with the last names of these in files, and their own."""
+    sources = sources_of(model)
+    return {
+        name: sources.get(name, set()) | {name.rpartition(".")[2]}
+        for name, weight in model.named_parameters()
+        if weight.dim() == 3
+    }
+
+
+def _short(name: str) -> str:
+    """The end of a path that is the same in every layer."""
+    return re.split(r"\.\d+\.", name)[-1]
