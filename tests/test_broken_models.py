@@ -104,7 +104,7 @@ BROKEN: list[tuple[str, Break, dict[str, Any], str]] = [
     ("small embedding", lambda f: edit_json(f / "config.json", vocab_size=64), {}, "do not belong together"),
     ("context", lambda f: None, {"train__maxSeqLength": 129}, "above the model's context of 128 tokens"),
     ("targets", lambda f: None, {"train__loraTargetModules": "q_proj vproj"}, "did you mean v_proj"),
-    ("rank", lambda f: None, {"train__loraRank": 10**12}, "not enough memory: training takes about"),
+    ("rank", lambda f: None, {"train__loraRank": 10**9}, "not enough memory: training takes about"),
     ("chat format", lambda f: None, {"train__promptFormat": "chat"}, "no chat template"),
     ("ccl", lambda f: None, {"train__ddpBackend": "ccl", "processesPerWorker": 2}, "ddpBackend: gloo"),
     ("path", lambda f: None, {"modelNameOrPath": "./nowhere"}, "no folder ./nowhere"),
