@@ -163,7 +163,7 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         # Trained by an earlier round of this run, or by another job.
         tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
         if tuned and settings.do_train:
-            _quicken_as_trained(tuned, model, settings)
+            _quicken_as_trained(tuned, model, settings, precision)
     tuned_judged = _judged("tuned", tuned, settings, inputs, precision, group) if tuned else None
     if group.ranks.is_writer and settings.do_eval:
         write_results(folder.path, base_judged, tuned_judged)
@@ -205,14 +205,16 @@ def _trained(
     return model, training
 
 
-def _quicken_as_trained(tuned: torch.nn.Module, model: torch.nn.Module, settings: Settings) -> None:
+def _quicken_as_trained(
+    tuned: torch.nn.Module, model: torch.nn.Module, settings: Settings, precision: Precision
+) -> None:
     """What judges the model takes the same steps as in the process that trained it, to the last digit."""
     if not _on_cpu(settings):
         tuned.to("cuda")
     elif settings.train.use_lora:
         quicken_adapters(tuned, settings.train.speed.adapters)
     elif tuned is not model:
-        _quicken(tuned, settings)
+        _quicken(tuned, settings, precision)
 
 
 def _write_tuned(
@@ -283,14 +285,14 @@ def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torc
         check_isolation(model, vocab_size)
     if not _on_cpu(settings):
         return model.to("cuda")
-    _quicken(model, settings)
+    _quicken(model, settings, precision)
     return model
 
 
-def _quicken(model: torch.nn.Module, settings: Settings) -> None:
+def _quicken(model: torch.nn.Module, settings: Settings, precision: Precision) -> None:
     speed = settings.train.speed
     switches = Switches(speed.attention, speed.head, speed.layers)
-    quicken(model, switches, partial(label_log_probs, model), ignored=IGNORED)
+    quicken(model, switches, partial(label_log_probs, model), ignored=IGNORED, precision=precision)
 
 
 def _on_cpu(settings: Settings) -> bool:

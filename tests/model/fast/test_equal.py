@@ -15,6 +15,7 @@ from llm_finetune.model.compiled import NotCompiledError
 from llm_finetune.model.fast import attention, head, kernels
 from llm_finetune.model.fast.head import LabelHead
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
+from llm_finetune.model.precision import Precision
 from llm_finetune.model.trial import on_trial
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from tiny import ARCHITECTURES, VOCABULARY, tiny_model
@@ -59,8 +60,9 @@ def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return input_ids, position_ids, labels
 
 
-def made_fast(model: Any, switches: Switches | None = None) -> Any:
-    quicken(model, switches or Switches(), partial(label_log_probs, model), ignored=IGNORED)
+def made_fast(model: Any, switches: Switches | None = None, precision: Precision | None = None) -> Any:
+    ask = partial(label_log_probs, model)
+    quicken(model, switches or Switches(), ask, ignored=IGNORED, precision=precision)
     return model
 
 
@@ -120,8 +122,11 @@ def test_adapter_in_bf16_is_as_near_to_fp32_as_the_plain_one(architecture: str, 
 
 
 def test_all_weights_under_autocast(passes: str) -> None:
+    fast = made_fast(
+        tiny_model("llama"), Switches("on", "on", "auto"), Precision(torch.float32, autocast=True)
+    )
     with torch.autocast("cpu", torch.bfloat16):
-        found, grads = outcome(made_fast(tiny_model("llama")))
+        found, grads = outcome(fast)
         expected, expected_grads = outcome(tiny_model("llama"))
     assert distance(found, expected) < 0.01
     for name, grad in expected_grads.items():

@@ -13,6 +13,7 @@ import torch
 from llm_finetune.errors import ModelError
 from llm_finetune.model.fast import adapters, attention, layers
 from llm_finetune.model.fast.head import LabelHead
+from llm_finetune.model.precision import Precision
 from llm_finetune.model.trial import on_trial
 
 log = logging.getLogger(__name__)
@@ -41,13 +42,16 @@ class Switches:
     layers: Switch = "auto"
 
 
-def quicken(model: Any, switches: Switches, ask: Ask, *, ignored: int) -> None:
+def quicken(
+    model: Any, switches: Switches, ask: Ask, *, ignored: int, precision: Precision | None = None
+) -> None:
     """Gives a base model fast attention, head and layers, where it says and learns the same with each.
 
     Args:
         model: a causal language model of transformers, without adapters.
         ask: the model's log-probabilities of labels, as the objective makes them.
         ignored: stands among labels where there is none.
+        precision: as it will be run; None: in the format of its weights.
 
     Raises:
         ModelError: a switch is on, and the model does not take it.
@@ -57,8 +61,15 @@ def quicken(model: Any, switches: Switches, ask: Ask, *, ignored: int) -> None:
     plain: list[str] = []
     trial = _trial(model.config.get_text_config().vocab_size, ignored)
 
+    precision = precision or Precision(model.dtype, autocast=False)
+    tolerance = TOLERANCES.get(torch.bfloat16 if precision.autocast else model.dtype, 0.05)
+
+    def asked() -> torch.Tensor:
+        with precision.context():
+            return ask(*trial)
+
     def outcome() -> Outcome:
-        return _outcome(model, lambda: ask(*trial))
+        return _outcome(model, asked)
 
     with _frozen(model):
         expected = outcome()
@@ -66,7 +77,7 @@ def quicken(model: Any, switches: Switches, ask: Ask, *, ignored: int) -> None:
             switch = getattr(switches, name)
             if switch == "off":
                 continue
-            reason = _try(model, put, outcome, expected)
+            reason = _try(model, put, outcome, expected, tolerance)
             (plain if reason else taken).append(f"{name} ({reason})" if reason else name)
             if reason and switch == "on":
                 raise ModelError(
@@ -99,7 +110,7 @@ class _RefusedError(Exception):
     """The model has not what the fast way replaces."""
 
 
-def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome) -> str:
+def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome, tolerance: float) -> str:
     """Why a fast way is not taken; empty where it is."""
     try:
         take_back = put(model)
@@ -110,7 +121,7 @@ def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome
     except Exception as error:  # whatever a model's own code raises at arguments it does not know
         take_back()
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    reason = _differing(found, expected, TOLERANCES.get(next(model.parameters()).dtype, 0.05))
+    reason = _differing(found, expected, tolerance)
     if reason:
         take_back()
     return reason
