@@ -92,10 +92,12 @@ def test_all_weights_come_back(config: Callable[[], Any], dtype: torch.dtype, tm
     assert not [name for name, weight in expected.items() if not torch.equal(found[name], weight)]
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_an_adapter_comes_back_and_its_base_stays(dora: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "dora"), [("gpt_neox", False), ("gpt_neox", True), ("mixtral", False)]
+)
+def test_an_adapter_comes_back_and_its_base_stays(architecture: str, dora: bool, tmp_path: Path) -> None:
     plan = LoraPlan(rank=2, alpha=4, dropout=0.0, target_modules=("all-linear",), dora=dora)
-    one, other = (add_adapters(tiny_model("gpt_neox"), plan) for _ in range(2))
+    one, other = (add_adapters(tiny_model(architecture), plan) for _ in range(2))
     for weight in weights.trained(one).values():
         torch.nn.init.normal_(weight)
     weights.save(one, tmp_path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from llm_finetune.errors import OutputError
@@ -31,7 +31,7 @@ class RunSettings(TypedDict, total=False):
 class Run(TypedDict, total=False):
     stages: dict[str, dict[str, Any]]
     deciding: dict[str, Any]
-    step_rows: int
+    step_rows: Annotated[int, Field(ge=0)]
     settings: RunSettings
     versions: dict[str, str]
 
