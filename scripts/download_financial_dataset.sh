@@ -30,6 +30,10 @@ if [ -e "$made" ]; then
   exit 0
 fi
 mkdir -p "$folder"
+# In a folder that others may write to somebody could have it lead to a file of yours.
+for file in "$part" "$part.new"; do
+  [ ! -L "$file" ] || fail "$file is a link, which this program does not make; delete it"
+done
 
 headers=$(curl --fail --silent --show-error --location --head "$address") ||
   fail "$address cannot be reached; check the connection, https_proxy, or name a mirror as HF_ENDPOINT"

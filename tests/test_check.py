@@ -42,3 +42,13 @@ def test_check_shows_prompts_and_figures_and_writes_nothing(
     assert "\n    10:00:00 INFO done" in outcome.text
     assert "\x1b" not in outcome.text
     assert list(tmp_path.iterdir()) == [first]
+
+
+def test_check_says_that_no_result_could_be_written(
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    values = {"modelNameOrPath": str(model_folder), "train__outputDir": str(tmp_path / "file" / "out")}
+    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    assert outcome.code == 5, outcome.text
+    assert f"{tmp_path}/file/out: cannot be written" in outcome.text

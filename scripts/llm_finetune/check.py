@@ -13,6 +13,7 @@ from llm_finetune.model.fetch import fetch
 from llm_finetune.report.log import entry, indented
 from llm_finetune.settings import Settings
 from llm_finetune.stages.prepare import plan, remarks
+from llm_finetune.volume import check_writable
 
 TOO_LONG = {
     "truncate": "lose their prompt's left, then their answer's end",
@@ -26,6 +27,7 @@ def check_job(settings: Settings) -> str:
     Raises:
         UserError: what is wrong, where, and what to do.
     """
+    check_writable(Path(settings.train.output_dir))
     name, trust = settings.model_name_or_path, settings.trust_remote_code
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
     config, tokenizer = describe_model(settings, folder)

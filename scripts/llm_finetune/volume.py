@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,21 @@ def writing(
             f"({needed}{_free(path)}); {kept()}; {_remedy(number, path)}, and start the "
             "same command again (without --fresh): it goes on from there"
         ) from error
+
+
+def check_writable(folder: Path, there: Path | None = None) -> None:
+    """Raises OutputError where a folder cannot be made or filled.
+
+    Args:
+        there: where files would be made; None: in the folder, or where it would be.
+    """
+    there = there or _there(folder)
+    try:
+        # Permissions alone do not tell: the file system may be read-only or full.
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written, since {there} cannot ({error.strerror})") from error
 
 
 def free_bytes(path: Path) -> int | None:

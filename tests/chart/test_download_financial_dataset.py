@@ -84,3 +84,15 @@ def test_shellcheck_is_silent() -> None:
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     assert shellcheck is not None
     subprocess.run([shellcheck, SCRIPT], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", [".financial-alpaca.part", ".financial-alpaca.part.new"])
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path, name: str) -> None:
+    keys, folder = tmp_path / "keys", tmp_path / "dataset"
+    keys.write_text("my keys\n")
+    folder.mkdir()
+    (folder / name).symlink_to(keys)
+    with serving(HUB) as hub:
+        code, said = download(hub, folder)
+    assert (code, "is a link" in said) == (1, True)
+    assert keys.read_text() == "my keys\n"

@@ -7,7 +7,6 @@ import glob
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from llm_finetune import atomic
 from llm_finetune.errors import OutputError
 from llm_finetune.folder_lock import locked_beside
-from llm_finetune.volume import mount_points, writing
+from llm_finetune.volume import check_writable, mount_points, writing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -83,12 +82,7 @@ def check_replaceable(folder: Path, replaces: str | None = None) -> None:
             f"{folder}: is another user's, in {there}, whose sticky bit lets nobody else replace it; name "
             "another folder"
         )
-    try:
-        # Permissions alone do not tell: the file system may be read-only or full.
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".writable-"):
-            pass
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written, since {there} cannot ({error.strerror})") from error
+    check_writable(folder, there)
 
 
 def _is_guarded(folder: Path, parent: Path) -> bool:
