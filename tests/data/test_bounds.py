@@ -13,12 +13,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from made_up import Prepare, byte_level, instructions, write_json
-from tokenizers import normalizers
+from made_up import byte_level, instructions, write_json
 
 from llm_finetune.data import PreparePlan, Source, prepare, preview
 from llm_finetune.data.readers import read_rows
-from llm_finetune.errors import DataError, ModelError
+from llm_finetune.errors import DataError
 
 MEGA = 1024 * 1024
 
@@ -148,21 +147,6 @@ def test_parquet_gives_each_type_as_it_is(tmp_path: Path) -> None:
     ] * 300
     (tmp_path / "a.parquet").write_bytes(parquet(pyarrow.Table.from_pylist(rows)))
     assert [row for _, row in read_rows(tmp_path / "a.parquet")] == rows
-
-
-@pytest.mark.parametrize("part", ["normalizer", "decoder"])
-def test_a_tokenizer_that_makes_texts_longer_and_longer_is_refused(prepared: Prepare, part: str) -> None:
-    tokenizer = byte_level()
-    if part == "normalizer":
-        twice = normalizers.Replace("a", "aa")
-        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([twice] * 34)  # type: ignore[list-item]
-    else:
-        from tokenizers import decoders
-
-        many = [decoders.Replace("a", "aa")] * 34
-        tokenizer.backend_tokenizer.decoder = decoders.Sequence(many)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=f"its {part} makes up to 17,179,869,184 characters of one"):
-        prepared(instructions(3), using=tokenizer)
 
 
 def linked(tmp_path: Path) -> Path:

@@ -208,6 +208,9 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "a.txt": lambda: b"some text\n\nmore text\n" * 5,
     "a.json.gz": lambda: gzip.compress(as_json(*ROWS[:6]), mtime=0),
     "a.parquet": lambda: parquet(*ROWS[:6]),
+    "a.parquet.gz": lambda: gzip.compress(parquet(*ROWS[:6]), mtime=0),
+    "talk.json": lambda: talk(SYSTEM, USER, ASSISTANT),
+    "talk.parquet": lambda: parquet({"messages": [USER, ASSISTANT]}),
 }
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_finetune.data.control_words import ControlWords
-from llm_finetune.data.growth import check_growth
 from llm_finetune.data.pieces import Piece
 from llm_finetune.data.records import BadRowError
 from llm_finetune.errors import ModelError
@@ -48,7 +47,6 @@ class Encoder:
         # A copy, so that the caller's tokenizer stays as it is. Whatever an earlier call of it left behind
         # must not shorten records, and offsets must count the space that belongs to a token.
         backend = tokenizer.backend_tokenizer
-        check_growth(backend)
         self._backend = type(backend).from_str(backend.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
