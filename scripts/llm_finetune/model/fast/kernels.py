@@ -16,7 +16,7 @@ from llm_finetune.model.compiled import NotCompiledError, compiled
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-NATIVE = ("-march=native",)  # infinities and not-a-numbers keep their meaning, so no -ffast-math
+FLAGS = ("-march=native",)  # infinities and not-a-numbers keep their meaning, so no -ffast-math
 # A tensor, a number of elements, an int, a 32-bit word, a float.
 _TYPES = {
     "t": ctypes.c_void_p,
@@ -71,7 +71,7 @@ def kernels() -> Kernels | None:
     """The kernels; None where they could not be compiled, which the log says."""
     try:
         level = highest()
-        return Kernels(compiled([SOURCE], level.compiler if level else NATIVE))
+        return Kernels(compiled([SOURCE], level.compiler if level else FLAGS))
     except NotCompiledError as error:
         log.warning("speed: the passes between matrix products are torch's own: %s", error)
         return None
