@@ -41,4 +41,4 @@ def leave_to_kubernetes(ending: Ending) -> None:
     file = Path(os.environ.get(TERMINATION_LOG, "/dev/termination-log"))
     words = plain(ending.message).encode()[-KUBERNETES_READS_BYTES:].decode(errors="ignore")
     with suppress(OSError):  # without Kubernetes there is no such file, and /dev is not ours
-        file.write_text(words + "\n")
+        file.write_text(words + "\n", encoding="utf-8")
