@@ -120,10 +120,14 @@ class TunedModel:
         for target, source in self.tied.items():
             if target not in state and source in state:
                 state[target] = state[source]
-        try:
-            model.load_state_dict(state, assign=True)
-        except RuntimeError as error:
-            raise ModelError(f"{self.folder}: {first_line(error)}") from error
+        for name, weight in model.state_dict().items():
+            if name not in state and weight.is_meta:
+                raise ModelError(
+                    f"{self.folder}: the model's weight {name} is not in its files as such, so this model "
+                    "cannot be read weight by weight"
+                )
+            state.setdefault(name, weight)  # a buffer, which the model makes itself
+        model.load_state_dict(state, assign=True)
         model.tie_weights()
         return model.requires_grad_(False).eval()
 
