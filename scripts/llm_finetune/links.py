@@ -15,12 +15,16 @@ def leading_out(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def leads_out(file: Path, folder: Path) -> bool:
-    """Whether a name in a folder stands for a file elsewhere.
+    """Whether a name in a folder stands for a file elsewhere."""
+    target = Path(os.path.realpath(file))
+    return not any(target.is_relative_to(home) for home in homes(folder))
 
-    Links within the folder are as good as files: Kubernetes lays them so. The Hub's cache keeps the files of
-    all versions in one folder, `blobs`, beside its `snapshots`.
+
+def homes(folder: Path) -> list[Path]:
+    """Where a folder's links may lead.
+
+    Into the folder itself, as Kubernetes lays them; the Hub's cache keeps the files of all versions in one
+    folder, `blobs`, beside its `snapshots`.
     """
     real = Path(os.path.realpath(folder))
-    blobs = [parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots"]
-    target = Path(os.path.realpath(file))
-    return not any(target.is_relative_to(root) for root in (real, *blobs))
+    return [real, *(parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots")]

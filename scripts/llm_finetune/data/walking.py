@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_finetune.errors import DataError
+from llm_finetune.links import homes
 
 
 def visible_files(root: Path) -> list[Path]:
@@ -18,7 +19,7 @@ def visible_files(root: Path) -> list[Path]:
         DataError: a link leads out of the folder, nowhere, or back to a folder that holds it.
     """
     problems: list[str] = []
-    found = sorted(_files(root, _homes(root), problems, ()))
+    found = sorted(_files(root, homes(root), problems, ()))
     if problems:
         raise DataError(problems)
     return found
@@ -41,13 +42,6 @@ def _files(folder: Path, homes: list[Path], problems: list[str], within: tuple[P
                 yield from _files(path, homes, problems, within)
         elif path.is_file():
             yield path
-
-
-def _homes(root: Path) -> list[Path]:
-    """Where links may lead: the folder itself, and the blobs beside the Hub's snapshots that it is of."""
-    absolute = root.absolute()
-    snapshots = [place for place in (absolute, *absolute.parents) if place.parent.name == "snapshots"]
-    return [root.resolve(), *(place.parent.parent.resolve() / "blobs" for place in snapshots)]
 
 
 def _is_visible(folder: Path, root: Path) -> bool:
