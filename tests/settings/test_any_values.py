@@ -157,6 +157,7 @@ def test_any_bytes_for_merged_settings(file: Path, content: bytes) -> None:
 
 
 @given(changes=st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=3))
+@example(changes={(ROOT, "script"): {"\ud800": None}})
 @ANY
 def test_any_value_for_any_key_of_merged_settings(file: Path, changes: dict[tuple[str, ...], Any]) -> None:
     tree = {ROOT: load([]).settings.to_values()}

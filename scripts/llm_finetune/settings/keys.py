@@ -222,7 +222,6 @@ def text() -> Kind:
 
     def read(value: Any) -> str:
         if isinstance(value, str) and value.strip():
-            value.encode()  # half a surrogate pair is no text
             return value
         if isinstance(value, bool | int | float):
             raise ValueError(f'write "{json.dumps(value)}" in quotes, or use --set-string')

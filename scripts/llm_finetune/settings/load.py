@@ -65,6 +65,7 @@ def load_merged(file: Path) -> Loaded:
     """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(
             f"{file}: cannot be read ({error}); expected the merged values in JSON"
