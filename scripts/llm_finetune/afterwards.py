@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, set_seed
 
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.fingerprint import Deciding
-from llm_finetune.inputs import Inputs
+from llm_finetune.inputs import Inputs, tuned_folder
 from llm_finetune.model.merging import find_tuned
 from llm_finetune.model.precision import Precision
 from llm_finetune.model.quantized import DESCRIPTION
@@ -56,7 +56,7 @@ def _quantize(settings: Settings, inputs: Inputs, output: Path) -> None:
             ).perplexity
 
     result = quantize(
-        find_tuned(_tuned_folder(settings, inputs), settings.trust_remote_code),
+        find_tuned(tuned_folder(settings, inputs.folder), settings.trust_remote_code),
         settings.quantize,
         texts,
         perplexity if validation else None,
@@ -68,15 +68,8 @@ def _benchmark(settings: Settings, inputs: Inputs, output: Path) -> None:
     quantized = Path(settings.quantize.output_dir)
     is_ours = settings.do_quantize or not settings.do_train
     folders = {
-        "tuned": _tuned_folder(settings, inputs),
+        "tuned": tuned_folder(settings, inputs.folder),
         "quantized": quantized if is_ours and (quantized / DESCRIPTION).is_file() else None,
     }
     figures = benchmark(folders, settings.benchmark, trust_remote_code=settings.trust_remote_code)
     results.write_result(output / results.BENCHMARK, figures)
-
-
-def _tuned_folder(settings: Settings, inputs: Inputs) -> Path:
-    """The model just trained; where this job does not train, the adapter that is named, or the base."""
-    if settings.do_train:
-        return Path(settings.train.output_dir)
-    return Path(settings.quantize.peft_model_dir) if settings.quantize.peft_model_dir else inputs.folder

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from transformers import PretrainedConfig
 
 from llm_finetune.data.preview import Preview, preview
 from llm_finetune.inputs import describe_model, fitted_to_model, lora_plan
 from llm_finetune.model import adapters, base
-from llm_finetune.model.fetch import fetch
+from llm_finetune.model.fetch import fetch, has_weights
 from llm_finetune.report.log import entry, indented
 from llm_finetune.settings import Settings
 from llm_finetune.stages.prepare import plan, remarks
@@ -31,6 +32,8 @@ def check_job(settings: Settings) -> str:
     name, trust = settings.model_name_or_path, settings.trust_remote_code
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
     config, tokenizer = describe_model(settings, folder)
+    if has_weights(folder):
+        base.load_weights(folder, torch.float32, trust, device="meta")
     lines = [entry(f"model    {name}: {_model(settings, config)}")]
     if settings.train.data_file or settings.train.dataset_name:
         fitted = fitted_to_model(settings, config)

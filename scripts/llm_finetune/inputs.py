@@ -14,11 +14,13 @@ from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base, experts
-from llm_finetune.model.fetch import fetch
+from llm_finetune.model.fetch import fetch, has_weights
 from llm_finetune.model.isolation import keeps_apart
+from llm_finetune.model.merging import absent_weights, find_tuned, is_at_hand
 from llm_finetune.model.plausible import check_size
 from llm_finetune.model.precision import Precision
 from llm_finetune.model.rotary import check_lengths_apart
+from llm_finetune.model.stored import StoredWeights
 from llm_finetune.run_folder import check_keeps
 from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
@@ -26,6 +28,7 @@ from llm_finetune.stages.benchmark import check_context, shares_of_cores
 from llm_finetune.stages.fits import choose_checkpointing
 from llm_finetune.stages.prepare import prepare_data, told
 from llm_finetune.stages.quantize import check as check_quantization
+from llm_finetune.stages.quantize import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     if settings.do_train:
         check_keeps(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
-        check_quantization(settings.quantize, outline, Path(settings.train.output_dir))
+        _check_quantization(settings, folder, outline)
     if settings.do_benchmark:
         shares_of_cores(settings.benchmark)
         check_context(settings.benchmark.prompt_tokens, context_length(outline))
@@ -114,6 +117,32 @@ def _check_adapter(outline: PreTrainedModel, plan: adapters.LoraPlan, other: Pre
     experts.check_parameters(outline, plan.target_parameters)
     if told := experts.left_out(outline, adapters.add_adapters(other, plan), plan):
         log.warning("%s", told)
+
+
+def _check_quantization(settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
+    """Refuses what the quantization would, hours later."""
+    trust, to_quantize = settings.trust_remote_code, tuned_folder(settings, folder)
+    if settings.do_train:
+        stored = StoredWeights(folder) if has_weights(folder) else None
+        check_weights(absent_weights(outline, stored), folder)
+    elif is_at_hand(to_quantize):
+        tuned = find_tuned(to_quantize, trust)
+        check_weights(tuned.absent, tuned.folder)
+        outline = tuned.outline()
+    check_quantization(
+        settings.quantize,
+        outline,
+        Path(settings.train.output_dir),
+        has_records=bool(settings.train.data_file or settings.train.dataset_name),
+        trust_remote_code=trust,
+    )
+
+
+def tuned_folder(settings: Settings, base_folder: Path) -> Path:
+    """The model just trained; where this job does not train, the adapter that is named, or the base."""
+    if settings.do_train:
+        return Path(settings.train.output_dir)
+    return Path(settings.quantize.peft_model_dir) if settings.quantize.peft_model_dir else base_folder
 
 
 def fitted_to_model(settings: Settings, config: PretrainedConfig) -> Settings:

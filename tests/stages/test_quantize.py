@@ -14,7 +14,7 @@ import pytest
 from command import SCRIPTS, Outcome, assignments, run_here
 
 # What rounding costs stories260K, a model of few weights, on medical records, which it was never made for.
-WORSE_AT_MOST = {8: 1.02, 4: 1.35}
+WORSE_AT_MOST = {8: 1.02, 4: 1.4}
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import torch
 
 from llm_finetune.errors import ModelError
 from llm_finetune.model.native.step import NativeStep, native_step
+
+KEYS_AND_VALUES, STATES = "past_key_values", "cache_params"
+"""What attention keeps of the tokens before, and what recurrent layers (Mamba's) do."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def _steps(
     end_ids: frozenset[int],
     sampling: Sampling,
 ) -> Iterator[list[Token | None]]:
-    reader = _Reader(model, prompts, max(rooms, default=0))
+    reader = _reader(model, prompts, max(rooms, default=0))
     generator = torch.Generator(model.device).manual_seed(sampling.seed)
     next_ids: torch.Tensor | None = None
     while any(rooms):
@@ -116,20 +120,50 @@ def _steps(
         yield step
 
 
+def _reader(model: Any, prompts: Sequence[Sequence[int]], steps: int) -> _Reader | _Apart:
+    takes = inspect.signature(_plain(model).forward).parameters
+    if KEYS_AND_VALUES in takes:
+        return _Reader(model, prompts, steps, KEYS_AND_VALUES)
+    # What such a model remembers of a row has no positions that could be hidden, so none may be padded.
+    return _Apart([_Reader(model, [prompt], steps, STATES) for prompt in prompts])
+
+
+def _plain(model: Any) -> Any:
+    """Without peft's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class _Apart:
+    """A reader for each prompt, handled as one."""
+
+    def __init__(self, readers: Sequence[_Reader]) -> None:
+        self._readers = readers
+
+    def read_prompts(self) -> torch.Tensor:
+        """As of `_Reader`."""
+        return torch.cat([reader.read_prompts() for reader in self._readers])
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """As of `_Reader`."""
+        return torch.cat([reader.read(ids[row : row + 1]) for row, reader in enumerate(self._readers)])
+
+
 class _Reader:
     """The model and what it has read: the keys and values are kept, so nothing is computed twice.
 
     Prompts of unequal lengths are padded on their left, where a mask hides the padding and positions leave
-    it out; those of one length need neither.
+    it out; those of one length need neither. A model that hands nothing back to be kept reads all anew.
 
     Args:
         steps: tokens that will follow each prompt at most.
+        cache: by which name the model takes and hands back what it keeps.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int) -> None:
-        self._model = model
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int, cache: str) -> None:
+        self._model, self._cache_name = model, cache
         self._cache: Any = None
         self._length = 0
+        self._kept: torch.Tensor | None = None
         width = max(map(len, prompts), default=0)
         padding = [width - len(prompt) for prompt in prompts]
         self._step: NativeStep | None = None
@@ -163,12 +197,16 @@ class _Reader:
 
     def _read(self, ids: torch.Tensor) -> torch.Tensor:
         start, self._length = self._length, self._length + ids.shape[1]
+        if self._kept is not None:
+            ids, start = torch.cat([self._kept, ids], dim=1), 0
         padded = {}
         if self._mask is not None:
             padded["attention_mask"] = self._mask[:, : self._length]
             padded["position_ids"] = self._positions[:, start : self._length]
-        output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, **padded)
-        self._cache = output.past_key_values
+        kept = {self._cache_name: self._cache} if self._cache is not None else {}
+        output = self._model(input_ids=ids, use_cache=self._kept is None, **kept, **padded)
+        self._cache = getattr(output, self._cache_name, None)
+        self._kept = ids if self._cache is None else None
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 

@@ -21,11 +21,18 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def load_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
-    """The model's configuration. Raises ModelError where it cannot be read or would run code of its own."""
+    """The model's configuration.
+
+    Raises:
+        ModelError: it cannot be read, would run code of its own, or names a format that is not read.
+    """
     from transformers import AutoConfig
+
+    from llm_finetune.model.formats import check_format
 
     check_config(folder)
     config = _from_folder(AutoConfig, CONFIG, folder, trust_remote_code)
+    check_format(config, folder)
     with blamed(folder / CONFIG, "describes no language model"):
         text_config = config.get_text_config()
         vocab_size, context = text_config.vocab_size, getattr(text_config, "max_position_embeddings", None)
@@ -133,29 +140,39 @@ def _made(config: PretrainedConfig, trust_remote_code: bool, **options: Any) -> 
 
 
 def load_weights(
-    folder: Path, dtype: torch.dtype, trust_remote_code: bool, *, is_exact: bool = False
+    folder: Path,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    *,
+    is_exact: bool = False,
+    device: str | None = None,
 ) -> PreTrainedModel:
     """The model with its weights, ready for training or evaluation on the CPU.
 
     Args:
+        device: meta: nothing is read but the files' headers; all that they can show to be wrong is raised.
         is_exact: the files hold this model and nothing else, as those that this project wrote. A base may
             come with parts that a causal language model has no place for, which are named and left out.
 
     Raises:
-        ModelError: weights are missing, broken or of other shapes than config.json says.
+        ModelError: weights are missing, broken, stored in a format that is not read, or of other shapes than
+            config.json says.
     """
     from transformers import AutoModelForCausalLM
 
+    from llm_finetune.model.formats import Numbers
     from llm_finetune.model.rotary import keep_lengths_apart
 
     config = load_config(folder, trust_remote_code)
     check_size(outline(config, trust_remote_code).num_parameters(), folder)
+    Numbers(folder, config)  # or transformers would take codes for numbers
     model = read_weights(
         AutoModelForCausalLM,
         folder,
         is_exact=is_exact,
         config=config,
         dtype=dtype,
+        device_map=device,
         trust_remote_code=trust_remote_code,
     )
     check_ends(model, folder)

@@ -28,7 +28,7 @@ def fetch(
     Args:
         name_or_path: a folder, or the name of a model on the Hub ("owner/name").
         revision: branch, tag or commit on the Hub.
-        weights: also the weights; without them the description and the tokenizer alone.
+        weights: also the weights; without them the description and the tokenizer alone are downloaded.
         code: also the repository's Python files, which only a user who trusts them asks for.
         named_in: where the user finds that name, for errors.
 
@@ -38,7 +38,7 @@ def fetch(
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        return _checked(folder, weights)
+        return _checked(folder, weights=True)
     if looks_like_a_path(name_or_path):
         raise ModelError(
             f"{named_in}: no folder {name_or_path}; expected a folder with config.json, "
@@ -51,6 +51,11 @@ def fetch(
     # Of that very commit, by which the cache names its folders: a branch may have moved on meanwhile.
     named = [escape(file) for file in weight_files(folder)]
     return _checked(download(name_or_path, folder.name, named, named_in), weights=True)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds weights that are read."""
+    return any(folder.glob("*.safetensors"))
 
 
 def looks_like_a_path(name: str) -> bool:

@@ -16,9 +16,10 @@ import torch
 from llm_finetune.errors import ModelError
 from llm_finetune.model import adapters, base
 from llm_finetune.model.adapter_config import first_line, read_config, why_not_merged
-from llm_finetune.model.conversion import Conversion
-from llm_finetune.model.fetch import fetch
+from llm_finetune.model.conversion import Conversion, sources_of
+from llm_finetune.model.fetch import fetch, has_weights
 from llm_finetune.model.folder import base_of, kind_of
+from llm_finetune.model.formats import Numbers
 from llm_finetune.model.stored import StoredWeights
 
 if TYPE_CHECKING:
@@ -61,14 +62,15 @@ class TunedModel:
 
     def __init__(self, folder: Path, adapter: Path | None = None, trust_remote_code: bool = False) -> None:
         self.folder, self.adapter, self.trust_remote_code = folder, adapter, trust_remote_code
-        self.stored = StoredWeights(folder)
         self.config: PretrainedConfig = base.load_config(folder, trust_remote_code)
+        self.stored = Numbers(folder, self.config)
+        # What is written from here on are numbers, whatever they are stored as.
+        self.config.__dict__.pop("quantization_config", None)
         self._conversion = Conversion(self.stored, self.outline())
         self._stored_as = {inside: name for name, inside in self._conversion.names.items()}
         outline = self.outline()
         self.tied: dict[str, str] = dict(outline.all_tied_weights_keys)
-        there = self._stored_as.keys() | self.tied.keys()
-        self.absent = sorted(name for name, _ in outline.named_parameters() if name not in there)
+        self.absent = _absent(outline, self._conversion)
         self._layers: dict[str, Any] = {}
         self._replaced: dict[str, torch.Tensor] = {}
         if adapter:
@@ -216,6 +218,13 @@ def find_tuned(folder: Path, trust_remote_code: bool = False) -> TunedModel:
     return TunedModel(fetch(str(folder), None, weights=True, code=False), None, trust_remote_code)
 
 
+def is_at_hand(folder: Path) -> bool:
+    """Whether `find_tuned` would have to download nothing; raises ModelError as that does."""
+    if kind_of(folder) != "adapter":
+        return has_weights(folder)
+    return Path(str(read_lora_config(folder).base_model_name_or_path)).is_dir()
+
+
 def read_lora_config(folder: Path) -> LoraConfig:
     """The adapter's configuration. Raises ModelError where it is not a LoRA adapter that can be merged."""
     config = read_config(folder)
@@ -238,3 +247,17 @@ def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
     setattr(inner, name, hollow)
     layer.merged_adapters.clear()  # for whoever asks again
     return merged
+
+
+def absent_weights(outline: PreTrainedModel, stored: StoredWeights | None) -> list[str]:
+    """Weights of the model that transformers makes of others when it loads them, such as fused experts.
+
+    Args:
+        stored: the model's files; None: they are not there yet, and the architecture tells.
+    """
+    return sorted(sources_of(outline)) if stored is None else _absent(outline, Conversion(stored, outline))
+
+
+def _absent(outline: PreTrainedModel, conversion: Conversion) -> list[str]:
+    there = {*conversion.names.values(), *outline.all_tied_weights_keys}
+    return sorted(name for name, _ in outline.named_parameters() if name not in there)

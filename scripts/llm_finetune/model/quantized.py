@@ -13,8 +13,9 @@ import json
 import reprlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -148,7 +149,7 @@ def _plain_weights(model: PreTrainedModel, quantized: Collection[str]) -> dict[s
     head = model.get_output_embeddings()
     for path in quantized:
         layer = model.get_submodule(path)
-        if not isinstance(layer, torch.nn.Linear | Conv1D) or layer is head:
+        if not is_linear(layer) or layer is head:
             raise ValueError(f"{reprlib.repr(path)} is no linear layer that a quantization touches")
     of_layers = {f"{path}.{name}" for path in quantized for name in ("weight", "bias")}
     weights = model.state_dict(keep_vars=True).items()
@@ -203,8 +204,32 @@ def _pack_head(model: PreTrainedModel) -> None:
     if type(head) is not torch.nn.Linear or head.weight.dtype != torch.bfloat16:
         return
     weight = rounded_to_8_bits(head.weight)
-    if fits(weight):
-        model.set_output_embeddings(NativeLinear(weight, head.bias))
+    if not fits(weight):
+        return
+    model.set_output_embeddings(NativeLinear(weight, head.bias))
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+    except AttributeError:  # some models look at their head's weight, which this one has not
+        model.set_output_embeddings(head)
+
+
+def is_linear(module: torch.nn.Module) -> TypeGuard[torch.nn.Linear | Conv1D]:
+    """Whether it computes what those two do; a class that derives from them may do something else."""
+    kind: Any = type(module)
+    return isinstance(module, torch.nn.Linear | Conv1D) and _is_product(kind)
+
+
+@cache
+def _is_product(kind: Any) -> bool:
+    if kind.forward in (torch.nn.Linear.forward, Conv1D.forward):
+        return True
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
+        try:
+            layer, inputs = kind(6, 4), torch.ones(2, 6)
+            return torch.allclose(layer(inputs), torch.nn.Linear.forward(layer, inputs))
+        except Exception:  # whatever a class raises that is made or called in another way
+            return False
 
 
 def features(linear: torch.nn.Linear | Conv1D) -> tuple[int, int]:

@@ -48,6 +48,19 @@ class StoredWeights:
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: the weight {name} cannot be read: {error}") from error
 
+    def headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """For each weight its format as safetensors calls it (BF16, F8_E4M3), and its shape; none is read."""
+        found: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for file in dict.fromkeys(self._files.values()):
+            try:
+                with safe_open(self.folder / file, framework="pt") as tensors:
+                    for name in tensors.keys():  # noqa: SIM118
+                        weight = tensors.get_slice(name)
+                        found[name] = weight.get_dtype(), tuple(weight.get_shape())
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{self.folder / file}: the weights cannot be read: {error}") from error
+        return found
+
     def mapped(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All weights by name. Those of a file share one mapping, which lasts as long as any of them."""
         for file in dict.fromkeys(self._files.values()):

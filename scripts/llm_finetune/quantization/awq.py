@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from llm_finetune.errors import ModelError
 from llm_finetune.model.codes import QuantizedWeight, Scheme
 from llm_finetune.model.quantized import features
 from llm_finetune.quantization import compressor
 from llm_finetune.quantization.blocks import Block, walk
 from llm_finetune.quantization.nearest import round_to_nearest
-from llm_finetune.quantization.scaling import scalable
+from llm_finetune.quantization.scaling import scalable, unscalable
 
 
 def awq(
@@ -51,11 +50,7 @@ def awq(
             for name, parameter in block.module.get_submodule(norm).named_parameters():
                 yield f"{block.path}.{norm}.{name}", parameter.data
     if not found:
-        raise ModelError(
-            f"AWQ: no norm of this {model.config.model_type} model can pass a scale on to linear layers "
-            f"with rows of whole groups of {scheme.group_size}; write GPTQ or RTN "
-            "(distributed.quantize.woqAlgo)"
-        )
+        raise unscalable("AWQ", model.config.model_type)
 
 
 @torch.no_grad()
@@ -94,10 +89,12 @@ def _inputs(block: Block, paths: list[str]) -> dict[str, dict[str, list[torch.Te
         return lambda _, given: inputs[path]["input"].append(given[0])
 
     hooks = [block.module.get_submodule(path).register_forward_pre_hook(keep(path)) for path in paths]
-    for call in block.calls:
-        block.run(call)
-    for hook in hooks:
-        hook.remove()
+    try:
+        for call in block.calls:
+            block.run(call)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return inputs
 
 

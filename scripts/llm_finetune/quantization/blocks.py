@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llm_finetune.errors import ModelError
+from llm_finetune.model.quantized import is_linear
 
 log = logging.getLogger(__name__)
 
 Linear: TypeAlias = torch.nn.Linear | Conv1D
-LINEAR = (torch.nn.Linear, Conv1D)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Block:
 
     def linears(self) -> dict[str, Linear]:
         """Its linear layers by their paths in the block."""
-        return {path: module for path, module in self.module.named_modules() if isinstance(module, LINEAR)}
+        return {path: module for path, module in self.module.named_modules() if is_linear(module)}
 
     @torch.no_grad()
     def run(self, call: Call) -> torch.Tensor:
@@ -115,7 +115,7 @@ def record_calls(
 def find_blocks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """The decoder blocks with their paths: of all module lists the one with the most linear layers."""
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)]
-    linears = {path: sum(isinstance(m, LINEAR) for m in blocks.modules()) for path, blocks in lists}
+    linears = {path: sum(map(is_linear, blocks.modules())) for path, blocks in lists}
     if not any(linears.values()):
         raise ModelError(
             "GPTQ, AWQ and TEQ work on a stack of decoder blocks, and this model has none; write RTN"

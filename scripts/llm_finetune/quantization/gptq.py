@@ -58,10 +58,12 @@ def _show_inputs(block: Block, solvers: dict[str, Any]) -> None:
         return lambda _, inputs, output: solver.add_batch(inputs[0], output)
 
     hooks = [linear.register_forward_hook(shown(solvers[path])) for path, linear in block.linears().items()]
-    for call in block.calls:
-        block.run(call)
-    for hook in hooks:
-        hook.remove()
+    try:
+        for call in block.calls:
+            block.run(call)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from llm_finetune.errors import ModelError
+from llm_finetune.model.quantized import is_linear
 from llm_finetune.quantization.blocks import Block
 
 TOLERANCE = 1e-3
@@ -20,6 +22,14 @@ def scalable(block: Block) -> dict[str, list[str]]:
     """Paths in the block: for each norm that can pass a scale on, the linear layers that get it."""
     readers = {norm: paths for norm, paths in _readers(block).items() if paths}
     return {norm: paths for norm, paths in readers.items() if _is_equivalent(block, norm, paths)}
+
+
+def unscalable(algorithm: str, model_type: str) -> ModelError:
+    """What is to be said where no norm can."""
+    return ModelError(
+        f"{algorithm}: no norm of a {model_type} model can pass a scale on to its linear layers; "
+        "write GPTQ or RTN (distributed.quantize.woqAlgo)"
+    )
 
 
 def _readers(block: Block) -> dict[str, list[str]]:
@@ -35,14 +45,21 @@ def _readers(block: Block) -> dict[str, list[str]]:
         return hook
 
     for path, module in block.module.named_modules():
-        if isinstance(module, torch.nn.Linear):
+        if _is_plain(module):
             hooks.append(module.register_forward_hook(keep(inputs, path, 0)))
         elif _is_norm(module):
             hooks.append(module.register_forward_hook(keep(outputs, path, 1)))
-    block.run(block.calls[0])
-    for hook in hooks:
-        hook.remove()
+    try:
+        block.run(block.calls[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {norm: [path for path in inputs if inputs[path] is output] for norm, output in outputs.items()}
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Of shape (out, in), so that a scale for each input multiplies its columns."""
+    return is_linear(module) and isinstance(module, torch.nn.Linear)
 
 
 def _is_norm(module: torch.nn.Module) -> bool:

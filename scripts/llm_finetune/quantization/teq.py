@@ -18,11 +18,11 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from llm_finetune.errors import ModelError
 from llm_finetune.model.codes import QuantizedWeight, Scheme
+from llm_finetune.model.quantized import is_linear
 from llm_finetune.quantization.blocks import Block, find_blocks, record_calls
 from llm_finetune.quantization.nearest import round_to_nearest
-from llm_finetune.quantization.scaling import scalable
+from llm_finetune.quantization.scaling import scalable, unscalable
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def teq(
         f"{block}.{path}"
         for block, module in find_blocks(model)
         for path, part in module.named_modules()
-        if isinstance(part, torch.nn.Linear)
+        if is_linear(part) and isinstance(part, torch.nn.Linear)
     ]
     _absorb(model, groups, _train_scales(model, scheme, groups, linears, texts))
     for path in linears:
@@ -65,10 +65,7 @@ def _scalable_in(model: PreTrainedModel, text: Sequence[int]) -> dict[str, list[
         for norm, linears in scalable(Block(path, module, of_block)).items():
             groups[f"{path}.{norm}"] = [f"{path}.{linear}" for linear in linears]
     if not groups:
-        raise ModelError(
-            f"TEQ: no norm of a {model.config.model_type} model can pass a scale on to its linear layers; "
-            "write GPTQ or RTN (distributed.quantize.woqAlgo)"
-        )
+        raise unscalable("TEQ", model.config.model_type)
     return groups
 
 

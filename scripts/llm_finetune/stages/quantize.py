@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from llm_finetune.errors import ModelError, SettingsError
 from llm_finetune.model.codes import QuantizedWeight, Scheme
 from llm_finetune.model.kernels import kernels_of
 from llm_finetune.model.merging import TunedModel
-from llm_finetune.model.quantized import DESCRIPTION, Description, features, load_quantized
+from llm_finetune.model.quantized import DESCRIPTION, Description, features, is_linear, load_quantized
 from llm_finetune.model.stored import ShardWriter, StoredWeights
 from llm_finetune.model.whole_folder import (
     check_replaceable,
@@ -26,9 +26,9 @@ from llm_finetune.model.whole_folder import (
     write_config,
 )
 from llm_finetune.quantization.awq import awq
-from llm_finetune.quantization.blocks import LINEAR
 from llm_finetune.quantization.gptq import gptq
 from llm_finetune.quantization.nearest import round_to_nearest
+from llm_finetune.quantization.rehearsal import rehearse
 from llm_finetune.quantization.teq import teq
 from llm_finetune.settings import QuantizeSettings
 
@@ -86,16 +86,10 @@ def quantize(
     started = time.perf_counter()
     algorithm, scheme = settings.woq_algo, scheme_of(settings)
     output = Path(settings.output_dir)
-    if tuned.absent:
-        raise ModelError(
-            f"{tuned.folder}: its files hold no weight {tuned.absent[0]} (transformers makes it of others), "
-            "so this model cannot be quantized weight by weight"
-        )
+    check_weights(tuned.absent, tuned.folder)
     layers = quantizable_layers(tuned.outline())
     if algorithm != "RTN" and not texts:
-        raise SettingsError(
-            f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none"
-        )
+        raise _no_texts(algorithm)
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
     if (output / DESCRIPTION).is_file():
         log.warning("%s: the quantized model there gives way once the new one is whole", output)
@@ -124,19 +118,28 @@ def quantize(
     return result
 
 
-def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> None:
+def check(
+    settings: QuantizeSettings,
+    outline: PreTrainedModel,
+    tuned: Path,
+    *,
+    has_records: bool = True,
+    trust_remote_code: bool = False,
+) -> None:
     """Refuses what cannot be done, before anything is trained.
 
     Args:
         outline: of the model.
         tuned: where the model to quantize is, or will be.
+        has_records: there are some to calibrate with.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         SettingsError: settings that cannot be.
-        ModelError: a model without linear layers.
+        ModelError: a model without linear layers, or one that the algorithm cannot quantize.
         OutputError: outputDir holds something else, or cannot be written.
     """
-    scheme, output = scheme_of(settings), Path(settings.output_dir)
+    scheme, output, algorithm = scheme_of(settings), Path(settings.output_dir), settings.woq_algo
     if scheme.bits == 1 and scheme.symmetric:
         raise SettingsError(
             "distributed.quantize.woqScheme: 1 bit holds two values, which cannot lie around zero; "
@@ -146,14 +149,37 @@ def check(settings: QuantizeSettings, outline: PreTrainedModel, tuned: Path) -> 
         raise SettingsError(
             f"distributed.quantize.outputDir: {output} holds the model itself; name another folder"
         )
-    layers = quantizable_layers(outline)
-    if settings.woq_algo == "AWQ" and not _has_whole_groups(outline, layers.values(), scheme):
+    if algorithm != "RTN" and not has_records:
+        raise _no_texts(algorithm)
+    quantizable_layers(outline)
+    groups = rehearse(outline.config, algorithm, trust_remote_code)
+    if groups and algorithm == "AWQ" and not _has_whole_groups(outline, groups, scheme):
         raise SettingsError(
             f"distributed.quantize.woqGroupSize: AWQ scales layers whose rows are whole groups, and no row "
             f"of this model is a multiple of {scheme.group_size}; write one that "
             f"divides {outline.config.get_text_config().hidden_size}, or -1"
         )
     check_replaceable(output, replaces=DESCRIPTION)
+
+
+def check_weights(absent: Sequence[str], folder: Path) -> None:
+    """Raises ModelError where the model's files lack weights that are to be quantized one by one.
+
+    Args:
+        absent: see `TunedModel`.
+    """
+    if absent:
+        raise ModelError(
+            f"{folder}: its files hold no weight {absent[0]} (transformers makes it of others, as for "
+            "mixtures of experts), so this model cannot be quantized weight by weight; write "
+            "distributed.doQuantize=false"
+        )
+
+
+def _no_texts(algorithm: str) -> SettingsError:
+    return SettingsError(
+        f"distributed.quantize.woqAlgo: {algorithm} needs training records, and there are none"
+    )
 
 
 def scheme_of(settings: QuantizeSettings) -> Scheme:
@@ -174,19 +200,16 @@ def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
     """The linear layers by their paths, without the output head, as neural-compressor does by default."""
     head = outline.get_output_embeddings()
     layers = {
-        path: module
-        for path, module in outline.named_modules()
-        if isinstance(module, LINEAR) and module is not head
+        path: module for path, module in outline.named_modules() if is_linear(module) and module is not head
     }
     if not layers:
         raise ModelError(f"a {outline.config.model_type} model has no linear layers that could be quantized")
     return layers
 
 
-def _has_whole_groups(outline: PreTrainedModel, layers: Iterable[torch.nn.Module], scheme: Scheme) -> bool:
-    """Whether a layer that a norm may feed has rows of whole groups."""
-    norms = {len(p) for p in outline.parameters() if p.dim() == 1}
-    rows = {features(layer)[1] for layer in layers} & norms
+def _has_whole_groups(outline: PreTrainedModel, groups: dict[str, list[str]], scheme: Scheme) -> bool:
+    """Whether a layer that a norm can pass a scale on to has rows of whole groups."""
+    rows = {features(outline.get_submodule(paths[0]))[1] for paths in groups.values()}
     return any(length % scheme.group_in(length) == 0 for length in rows)
 
 
