@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -211,3 +213,13 @@ def test_a_link_is_kept_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None
         write(tmp_path / "link", content)
         assert held(tmp_path / "volume" / "model")[KIND] == content
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_file_system_that_syncs_no_folders_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path / "model", "content")
+    assert held(tmp_path / "model")[KIND] == "content"
