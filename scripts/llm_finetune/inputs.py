@@ -12,6 +12,7 @@ from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.fitness import Expected
 from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
+from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.model import adapters, base, experts
 from llm_finetune.model.fetch import fetch, has_weights
@@ -96,7 +97,7 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     check_size(outline.num_parameters(), folder)
     check_lengths_apart(outline, settings.train.max_seq_length)
     if settings.do_train and settings.train.use_lora:
-        _check_adapter(outline, lora_plan(settings), base.outline(config, trust))
+        _check_adapter(settings, outline, base.outline(config, trust))
     if settings.do_train:
         check_keeps(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
@@ -107,16 +108,22 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     return config, tokenizer
 
 
-def _check_adapter(outline: PreTrainedModel, plan: adapters.LoraPlan, other: PreTrainedModel) -> None:
+def _check_adapter(settings: Settings, outline: PreTrainedModel, other: PreTrainedModel) -> None:
     """Refuses an adapter that cannot be, and tells of what it leaves out.
 
     Args:
         other: another outline, which the adapter is put on.
     """
+    plan = lora_plan(settings)
     adapters.check_targets(outline, plan.target_modules)
     experts.check_parameters(outline, plan.target_parameters)
-    if told := experts.left_out(outline, adapters.add_adapters(other, plan), plan):
+    tuned = adapters.add_adapters(other, plan)
+    if told := experts.left_out(outline, tuned, plan):
         log.warning("%s", told)
+    if told := experts.unmerged(outline, tuned):
+        if settings.do_quantize:
+            raise ModelError(f"{told}; choose other modules, or write doQuantize: false")
+        log.warning("%s; chat answers with the adapter beside the model", told)
 
 
 def _check_quantization(settings: Settings, folder: Path, outline: PreTrainedModel) -> None:

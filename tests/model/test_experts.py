@@ -13,6 +13,7 @@ from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
 from llm_finetune.model import base, experts
 from llm_finetune.model.adapters import LoraPlan, add_adapters, name_base
+from llm_finetune.model.folder import with_adapter
 from llm_finetune.model.merging import TunedModel
 from llm_finetune.model.saving import save_weights
 from tiny import VOCABULARY
@@ -100,6 +101,31 @@ def test_what_is_trained_is_merged(
             torch.testing.assert_close(answering(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
     names = [set(base_names(tmp_path / name)) for name in ("base", "merged")]
     assert names[0] == names[1]
+
+
+def test_what_the_files_hold_as_one_is_told_and_answers_beside_the_base(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.AutoConfig.for_model("hrm_text", **SIZES)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "base")
+    outline = base.outline(config, False)
+    tuned = add_adapters(model, plan("q_proj")).eval()
+    assert "self_attn.q_proj.weight as one with others" in str(experts.unmerged(outline, tuned))
+    for weight in tuned.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.2)
+    name_base(tuned, str(tmp_path / "base"), None)
+    save_weights(tuned, tmp_path / "adapter")
+    with torch.no_grad():
+        expected = tuned(input_ids=IDS).logits
+        beside = with_adapter(tmp_path / "base", tmp_path / "adapter", torch.float32, False)
+        torch.testing.assert_close(beside(input_ids=IDS).logits, expected)
+    with pytest.raises(ModelError, match=r"q_proj.*cannot be merged"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
+    o_proj = add_adapters(base.outline(config, False), plan("o_proj"))
+    assert experts.unmerged(outline, o_proj) is None
 
 
 def loads(folder: Path) -> list[Any]:

@@ -93,6 +93,20 @@ def sources_of(outline: PreTrainedModel) -> dict[str, set[str]]:
     return dict(found)
 
 
+def cut_from_others(outline: PreTrainedModel) -> set[str]:
+    """The weights of the model that files hold as one with others: a change to one has no place there."""
+    from transformers.core_model_loading import WeightConverter
+
+    ends = tuple(
+        target.removesuffix("$").replace("\\.", ".")
+        for transform in _transforms(outline)
+        if isinstance(transform, WeightConverter) and len(transform.target_patterns) > 1
+        for target in transform.target_patterns
+    )
+    names = [name for name, _ in outline.named_parameters()]
+    return {name for name in names if name.endswith(ends) or name.removesuffix(".weight").endswith(ends)}
+
+
 def _renamed(
     stored: StoredWeights, outline: PreTrainedModel, taken: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, str, bool]]:

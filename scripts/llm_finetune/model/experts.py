@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.errors import ModelError
 from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan
-from llm_finetune.model.conversion import sources_of
+from llm_finetune.model.conversion import cut_from_others, sources_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -44,13 +44,7 @@ def left_out(model: PreTrainedModel, tuned: PeftModel, plan: LoraPlan) -> str | 
         model: without the adapter; the outline is enough.
         tuned: with it.
     """
-    from peft.tuners.lora import ParamWrapper
-
-    adapted = {
-        f"{path.replace('.base_layer', '')}.{module.parameter_name}"
-        for path, module in tuned.get_base_model().named_modules()
-        if isinstance(module, ParamWrapper)
-    }
+    adapted = adapted_weights(tuned)
     wanted = {name.rpartition(".")[2] for name in plan.target_modules}
     missed = {
         name: held
@@ -66,6 +60,32 @@ def left_out(model: PreTrainedModel, tuned: PeftModel, plan: LoraPlan) -> str | 
         f"distributed.train.loraTargetModules: {' '.join(plan.target_modules)} leaves out routed experts, "
         f"{share:.0%} of the model's weights; to train them too write {names} into loraTargetParameters"
     )
+
+
+def unmerged(model: PreTrainedModel, tuned: PeftModel) -> str | None:
+    """What keeps the adapter from being worked into the files of its base; None: nothing.
+
+    Args:
+        model, tuned: as for `left_out`.
+    """
+    homeless = sorted(cut_from_others(model) & adapted_weights(tuned))
+    if not homeless:
+        return None
+    return (
+        f"distributed.train.loraTargetModules: the files of this model hold {homeless[0]} as one with "
+        "others, so an adapter on it cannot be merged or quantized"
+    )
+
+
+def adapted_weights(tuned: PeftModel) -> set[str]:
+    """The base's weights that a LoRA adapter changes, by their names in the base."""
+    from peft.tuners.lora import LoraLayer
+
+    return {
+        f"{path.replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
+        for path, module in tuned.get_base_model().named_modules()
+        if isinstance(module, LoraLayer)
+    }
 
 
 def _stacked(model: PreTrainedModel) -> dict[str, set[str]]:

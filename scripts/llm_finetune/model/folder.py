@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from llm_finetune.model.adapter_config import read_config, why_not_merged
 from llm_finetune.model.fetch import check_links, fetch
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -80,13 +82,7 @@ def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder
         base_folder = base_of(folder, trust_remote_code)
         if not (folder / "tokenizer.json").is_file():
             described = base_folder
-        if why_not_merged(read_config(folder)):
-            plain = base.load_weights(base_folder, dtype, trust_remote_code)
-            model = adapters.load_adapter(plain, folder)
-        else:
-            from llm_finetune.model.merging import TunedModel
-
-            model = TunedModel(base_folder, folder, trust_remote_code).load_in(dtype)
+        model = with_adapter(base_folder, folder, dtype, trust_remote_code)
     else:
         model = base.load_weights(
             fetch(str(folder), None, weights=True, code=False), dtype, trust_remote_code
@@ -94,6 +90,18 @@ def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder
     tokenizer = base.load_tokenizer(described, trust_remote_code)
     base.check_fits(model.config, tokenizer, max_length=1)
     return ModelFolder(model.eval(), tokenizer, kind, end_ids(model, tokenizer))
+
+
+def with_adapter(
+    base_folder: Path, folder: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel | PeftModel:
+    """The base with the adapter worked in, where that can be; else with the adapter beside it."""
+    from llm_finetune.model.merging import TunedModel, UnmergedError
+
+    if not why_not_merged(read_config(folder)):
+        with suppress(UnmergedError):
+            return TunedModel(base_folder, folder, trust_remote_code).load_in(dtype)
+    return adapters.load_adapter(base.load_weights(base_folder, dtype, trust_remote_code), folder)
 
 
 def base_of(folder: Path, trust_remote_code: bool) -> Path:

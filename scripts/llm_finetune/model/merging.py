@@ -44,6 +44,10 @@ class Weight:
     dtype: torch.dtype
 
 
+class UnmergedError(ModelError):
+    """The base's files have no place for what the adapter changes."""
+
+
 class TunedModel:
     """A model in one folder, or a base model and a LoRA adapter.
 
@@ -198,7 +202,7 @@ class TunedModel:
         there = self._stored_as.keys() | self._conversion.parts.keys()
         for name in self._layers.keys() | self._replaced.keys():
             if not {name, self.tied.get(name)} & there:
-                raise ModelError(
+                raise UnmergedError(
                     f"{adapter}: the adapter changes {name}, but the files of {self.folder} hold no weight "
                     "of that name (transformers makes it of others), so it cannot be merged"
                 )
