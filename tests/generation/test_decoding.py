@@ -213,3 +213,23 @@ def test_an_adapter_decodes_as_peft_generates(llama: Any) -> None:
     )
     assert ids(row) == output[0, len(prompt) :].tolist()
     assert ids(row) != generated(llama, prompt)
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "Mamba2", "Rwkv"])
+def test_a_model_without_keys_and_values_is_transformers_generate(kind: str) -> None:
+    """It keeps states, or nothing that it hands back; a prompt's padding would be in them."""
+    import transformers
+
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    of_kind = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8} if kind == "Mamba2" else {}
+    torch.manual_seed(0)
+    ids_of = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **of_kind, **ids_of)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.25)
+    asked = prompts(*LENGTHS)
+    for prompt, row in zip(asked, rows(decode(model, asked, max_new_tokens=STEPS)), strict=True):
+        assert ids(row) == generated(model, prompt)

@@ -1,0 +1,99 @@
+"""What a small twin says of an architecture before the training is what the quantization says behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from llm_finetune.errors import ModelError
+from llm_finetune.generation.decoding import decode
+from llm_finetune.model import base
+from llm_finetune.model.merging import TunedModel, absent_weights
+from llm_finetune.model.quantized import is_linear, load_quantized
+from llm_finetune.settings import QuantizeSettings, load
+from llm_finetune.stages.quantize import check, check_weights, quantize
+from tiny import VOCABULARY
+
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZES: dict[str, Any] = {
+    **IDS,
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+GPT2 = {**IDS, "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+MAMBA = {**IDS, "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+LLAMA4 = {"intermediate_size_mlp": 48, "head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 24}
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**GROUPED),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**SIZES),
+    "gemma2": lambda: transformers.Gemma2Config(**GROUPED, head_dim=8, sliding_window=16),
+    "gpt2": lambda: transformers.GPT2Config(**GPT2),
+    "olmo2": lambda: transformers.Olmo2Config(**GROUPED),
+    "falcon": lambda: transformers.FalconConfig(**SIZES),  # its layers derive from Linear, and are such
+    "llama4": lambda: transformers.Llama4TextConfig(**GROUPED, **LLAMA4),  # its routers too, and are not
+    "mixtral": lambda: transformers.MixtralConfig(**GROUPED, num_local_experts=4),
+    "mamba": lambda: transformers.MambaConfig(**MAMBA),
+}
+CANNOT = {("gemma2", "AWQ"), ("gpt2", "AWQ"), ("olmo2", "AWQ")}
+
+
+def saved(architecture: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(MODELS[architecture]()).save_pretrained(folder)
+    return folder
+
+
+def settings_for(output: Path, algorithm: str) -> QuantizeSettings:
+    values = {"outputDir": output, "woqBits": 4, "woqGroupSize": 16, "woqAlgo": algorithm}
+    given = [f"distributed.quantize.{key}={value}" for key, value in values.items()]
+    return load([], [], given, []).settings.quantize
+
+
+def check_all(absent: list[str], folder: Path, settings: QuantizeSettings, outline: Any) -> None:
+    """What the dry run looks at."""
+    check_weights(absent, folder)
+    check(settings, outline, folder.with_name("out"))
+
+
+@pytest.mark.parametrize("algorithm", ["RTN", "GPTQ", "AWQ"])
+@pytest.mark.parametrize("architecture", [name for name in MODELS if name != "mamba"])
+def test_the_word_before_the_training_is_the_word_behind_it(
+    architecture: str, algorithm: str, tmp_path: Path
+) -> None:
+    folder = saved(architecture, tmp_path / "model")
+    settings, outline = settings_for(tmp_path / "quantized", algorithm), TunedModel(folder).outline()
+    absent = absent_weights(outline, TunedModel(folder).stored)
+    assert bool(absent) == bool(absent_weights(outline, None))  # what is told of a model yet to download
+    texts = [list(range(3 + start, 19 + start)) for start in (0, 20, 40)]
+    if absent or (architecture, algorithm) in CANNOT:
+        with pytest.raises(ModelError):
+            check_all(absent, folder, settings, outline)
+        with pytest.raises(ModelError):
+            quantize(TunedModel(folder), settings, texts)
+        return
+    check_all(absent, folder, settings, outline)
+    quantize(TunedModel(folder), settings, texts)
+    steps = decode(load_quantized(tmp_path / "quantized"), [[1, 5, 9], [3]], max_new_tokens=2)
+    assert all(token for step in steps for token in step if token)
+
+
+def test_layers_whose_weights_are_looked_at_are_refused(tmp_path: Path) -> None:
+    outline = TunedModel(saved("mamba", tmp_path / "model")).outline()
+    with pytest.raises(ModelError, match="a mamba model cannot be quantized"):
+        check(settings_for(tmp_path / "quantized", "RTN"), outline, tmp_path / "out")
+
+
+def test_a_router_that_derives_from_a_linear_layer_is_none() -> None:
+    model = base.outline(MODELS["llama4"](), False)
+    assert not any(is_linear(module) for path, module in model.named_modules() if path.endswith("router"))
+    assert is_linear(base.outline(MODELS["falcon"](), False).transformer.h[0].mlp.dense_h_to_4h)
