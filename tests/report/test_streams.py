@@ -49,6 +49,23 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "False True\n")
 
 
+ENDS = """if True:
+    import os, signal, time
+    from llm_finetune.distributed.watch import end_after
+    from llm_finetune.launcher.signals import SignalledError, raised_signals
+    try:
+        with raised_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+    except SignalledError:
+        end_after(0.1, lambda: "nobody hears it", 42)
+        time.sleep(100)
+"""
+
+
+def test_a_process_ends_in_order_though_nobody_reads_its_last_words(tmp_path: Path) -> None:
+    assert shell("2>&1 | true; exit ${PIPESTATUS[0]}", ENDS, tmp_path).returncode == 42
+
+
 def test_a_full_disk_under_standard_output_is_told(tmp_path: Path) -> None:
     done = shell("> /dev/full", SHOWS, tmp_path)
     assert (done.returncode, done.stderr) == (

@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 
 from llm_finetune.report import streams
-from llm_finetune.report.log import entry, plain
+from llm_finetune.report.log import plain, tell
 
 
 def typed_lines() -> Iterator[str]:
@@ -50,6 +49,4 @@ def show(answer: str, end: str = "") -> None:
 
 def say(*lines: str) -> None:
     """To the person, on standard error: standard output holds answers and nothing else."""
-    for line in lines:
-        with suppress(OSError):
-            print(entry(line), file=sys.stderr, flush=True)
+    tell(*lines)

@@ -40,7 +40,8 @@ def end_after(
 
     def end() -> None:
         faulthandler.dump_traceback(file=sys.stderr)
-        print(last_words(), file=sys.stderr, flush=True)  # last, where the launcher looks for them
+        with suppress(OSError):  # nobody may be there to read them
+            print(last_words(), file=sys.stderr, flush=True)  # last, where the launcher looks for them
         end_now(exit_code)
 
     timer = threading.Timer(seconds, end)

@@ -6,14 +6,13 @@ A rank leaves it for its launcher, the launcher for Kubernetes: `kubectl describ
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from llm_finetune.launcher.ending import Ending
-from llm_finetune.report.log import entry, plain
+from llm_finetune.report.log import plain, tell
 from llm_finetune.report.results import write_json
 
 TERMINATION_LOG = "TERMINATION_LOG"
@@ -31,9 +30,7 @@ def leave_to_launcher(problems: Sequence[str]) -> None:
 def say(problems: Sequence[str]) -> None:
     """Tells the user, and the launcher where there is one, what ends this process."""
     leave_to_launcher(problems)
-    with suppress(OSError):  # a rank's log is on the volume, which may be what failed
-        for problem in problems:
-            print(entry(f"error: {problem}"), file=sys.stderr, flush=True)
+    tell(*(f"error: {problem}" for problem in problems))
 
 
 def leave_to_kubernetes(ending: Ending) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -40,7 +40,8 @@ def raised_signals() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         # Not by the log: the signal may have come in the middle of a line of it.
-        os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
+        with suppress(OSError):  # nobody may be there to read it
+            os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
         raise SignalledError(number)
 
     before = {number: signal.signal(number, handle) for number in heeded()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from llm_finetune.errors import GroupError
 from llm_finetune.interpreter import module
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signals import SignalledError, raised_signals
-from llm_finetune.report import log
+from llm_finetune.report.log import tell
 
 LAST_LINES = 20
 GRACE_SECONDS = 120.0
@@ -52,10 +51,10 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY)
         if ending.exit_code:
             for rank in range(1, processes):
                 for line in logs.last_lines(rank, LAST_LINES):
-                    print(log.entry(f"[rank {rank}] {line}"), file=sys.stderr)
+                    tell(f"[rank {rank}] {line}")
             if ending.exit_code > GroupError.exit_code:
                 hint = " (out of memory?)" if ending.exit_code == 128 + signal.SIGKILL else ""
-                print(log.entry(ending.message + hint), file=sys.stderr)
+                tell(ending.message + hint)
         return ending.exit_code
 
 

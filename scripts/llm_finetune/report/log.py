@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from types import TracebackType
 
 LONGEST = 4000  # characters of a message or an error
@@ -34,6 +35,13 @@ def entry(text: str) -> str:
 def indented(text: str) -> str:
     """The text as a block: plain, and none of its lines begins at the margin."""
     return MARGIN + plain(text).replace("\n", f"\n{MARGIN}")
+
+
+def tell(*texts: str) -> None:
+    """Each text as a message on standard error, beside the log; nobody may be there any more to read it."""
+    with suppress(OSError):
+        for text in texts:
+            print(entry(text), file=sys.stderr, flush=True)
 
 
 class _Formatter(logging.Formatter):
