@@ -23,6 +23,9 @@ class ControlWords:
     Args:
         tokenizer: a transformers tokenizer.
         backend: the fast form of it that reads all other text.
+
+    Attributes:
+        were_found: a record held any.
     """
 
     def __init__(self, tokenizer: Any, backend: Any) -> None:
@@ -39,19 +42,19 @@ class ControlWords:
         self._escapes = {word: f"{self._mark}{number}~" for number, word in enumerate(words)}
         self._all = _any_of([*words, *self._escapes.values()])
         self._reader: _Reader | None = None
-        self._escaped_any = False
+        self.were_found = False
 
     def escaped(self, record: Record) -> Record | None:
         """The record with marks in place of such words; None where it holds none."""
         texts = _texts(record)
         if not any(pattern.search(text) for text in texts for pattern in self._patterns):
             return None
-        self._escaped_any = True
+        self.were_found = True
         return _with_texts(record, [self._all.sub(lambda found: self._escapes[found[0]], t) for t in texts])
 
     def are_in(self, text: str) -> bool:
         """Whether a prompt holds an escaped word."""
-        return self._escaped_any and self._mark in text
+        return self.were_found and self._mark in text
 
     def plain(self, text: str) -> str:
         """The prompt as a person reads it."""

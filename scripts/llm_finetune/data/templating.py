@@ -91,7 +91,9 @@ class _Process:
     def render(self, requests: Sequence[Request]) -> list[str | BadRowError]:
         rendered: list[str | BadRowError] = []
         try:
-            content = [([turn._asdict() for turn in turns], ask) for turns, ask in requests]
+            content = [
+                ([{"role": role, "content": text} for role, text in turns], ask) for turns, ask in requests
+            ]
             self._pipe.send_bytes(marshal.dumps(content))
             while len(rendered) < len(requests):
                 rendered.append(_answer(self._pipe.recv_bytes()))

@@ -125,8 +125,9 @@ class Encoder:
 
     def _tokens(self, prompt: list[Piece], encoding: Any) -> tuple[list[int], list[int]]:
         """The tokens, and the index of the first one of each piece, and the end."""
-        if any(self.control_words.are_in(piece.text) for piece in prompt):
-            reader = self.control_words.reader
+        words = self.control_words
+        if words.were_found and any(words.are_in(piece.text) for piece in prompt):
+            reader = words.reader
             texts = [reader.text(piece.text) for piece in prompt]
             return _divided(texts, reader.encode("".join(texts)), reader.encode, reader.ids)
         return _divided([piece.text for piece in prompt], encoding, self._backend.encode, _ids)
