@@ -113,6 +113,7 @@ def test_quantizing_alone_needs_neither_records_nor_a_folder_that_is_there(
 ) -> None:
     values = {
         "modelNameOrPath": str(model_folder),
+        "train__bf16": "auto",
         "doTrain": False,
         "doEval": False,
         "doQuantize": True,
