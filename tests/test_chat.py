@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from command import SCRIPTS, Outcome, assignments, run_here
-from llm_finetune.model import folder as model_folders
 from tiny import tiny_model
 
 OPENINGS = {"with_input": "Do what is asked.", "without_input": "Answer."}
@@ -66,8 +65,6 @@ class Typed(io.TextIOWrapper):
 def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Chat:
     """Runs the command in this process with these lines in its pipe, or typed; the text is its answers."""
     from llm_finetune import cli
-
-    monkeypatch.setattr(model_folders, "has_bf16", lambda: False)
 
     def run(folder: Path, lines: str | bytes, *options: str, typed: bool = False) -> Outcome:
         capfd.readouterr()

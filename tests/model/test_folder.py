@@ -44,11 +44,6 @@ def adapter(adapter_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(adapter_folder, tmp_path / "adapter"))
 
 
-@pytest.fixture(autouse=True)
-def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_folders, "has_bf16", lambda: False)
-
-
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(IDS).logits
@@ -169,13 +164,21 @@ def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter: Path) ->
     assert load_folder(adapter).tokenizer.eos_token == "</s>"
 
 
-@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_weights_are_in_what_the_processor_has(
-    adapter: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+def test_no_model_answers_less_exactly_than_its_files_say(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype, bf16: bool
 ) -> None:
     monkeypatch.setattr(model_folders, "has_bf16", lambda: bf16)
-    embeddings = load_folder(adapter).model.get_input_embeddings()
-    assert embeddings.weight.dtype == dtype
+    base = tmp_path / "base"
+    named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    shutil.copytree(named, base)
+    file = base / "model.safetensors"
+    save_file({name: weight.to(stored) for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    change_config(adapter, base_model_name_or_path=str(base))
+    expected = torch.bfloat16 if bf16 and stored != torch.float32 else torch.float32
+    for folder in (adapter, base):
+        assert load_folder(folder).model.get_input_embeddings().weight.dtype == expected
 
 
 def test_all_ends_of_the_generation_config_count(model_folder: Path, tmp_path: Path) -> None:

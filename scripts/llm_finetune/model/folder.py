@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,18 +63,17 @@ def kind_of(folder: Path) -> Kind:
 
 
 def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder:
-    """Loads whatever model the folder holds: in bf16 where the processor has it, else in fp32.
+    """Loads whatever model the folder holds, no less exact than its files.
 
-    An adapter comes with its base model, from where adapter_config.json says, and is worked into it, as
-    `merge` does: so it answers as fast as its base. One that cannot be merged stays beside it.
+    What they hold in fp32 stays so, as transformers loads it; a shorter format becomes bf16 where the
+    processor has it, else fp32. An adapter comes with its base model, from where adapter_config.json says,
+    and is worked into it, as `merge` does: so it answers as fast as its base. One that cannot be merged stays
+    beside it.
 
     Raises:
         ModelError: what is wrong with the folder, or with the base of its adapter, and what to do.
     """
-    import torch
-
     kind = kind_of(folder)
-    dtype = torch.bfloat16 if has_bf16() else torch.float32
     described = folder
     if kind == "quantized":
         from llm_finetune.model.quantized import load_quantized
@@ -82,14 +83,26 @@ def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder
         base_folder = base_of(folder, trust_remote_code)
         if not (folder / "tokenizer.json").is_file():
             described = base_folder
-        model = with_adapter(base_folder, folder, dtype, trust_remote_code)
+        model = with_adapter(base_folder, folder, _dtype_for(base_folder), trust_remote_code)
     else:
-        model = base.load_weights(
-            fetch(str(folder), None, weights=True, code=False), dtype, trust_remote_code
-        )
+        whole = fetch(str(folder), None, weights=True, code=False)
+        model = base.load_weights(whole, _dtype_for(whole), trust_remote_code)
     tokenizer = base.load_tokenizer(described, trust_remote_code)
     base.check_fits(model.config, tokenizer, max_length=1)
     return ModelFolder(model.eval(), tokenizer, kind, end_ids(model, tokenizer))
+
+
+def _dtype_for(folder: Path) -> torch.dtype:
+    """The format that the folder's weights are loaded in to answer."""
+    import torch
+
+    from llm_finetune.model.stored import StoredWeights
+
+    elements: Counter[str] = Counter()
+    for stored, shape in StoredWeights(folder).headers().values():
+        elements[stored] += math.prod(shape)
+    is_exact = max(elements, key=elements.__getitem__, default="") in ("F32", "F64")
+    return torch.bfloat16 if has_bf16() and not is_exact else torch.float32
 
 
 def with_adapter(
