@@ -15,12 +15,13 @@ DEMO := demo/out
 # Where the peers that `make benchmark` compares with are installed.
 export PEERS ?= $(HOME)/.cache/llm-finetune/peers
 
-.PHONY: help install demo demo-files test faults cluster-test lint typecheck benchmark benchmark-peers generate lock clean
+.PHONY: help install demo demo-files test fuzz faults cluster-test lint typecheck benchmark benchmark-peers generate lock clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
 	@echo "make demo-files  the demo's model and records in $(DEMO)/seleki, for a cluster"
 	@echo "make test        lint, type checks and tests"
+	@echo "make fuzz        feed every reader what no user would write  [FUZZ_TIMES=20]"
 	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
 	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
@@ -59,6 +60,10 @@ demo-files: $(INSTALLED)
 
 test: lint typecheck
 	$(BIN)/pytest
+
+fuzz: export FUZZ_TIMES ?= 20
+fuzz: $(INSTALLED)
+	$(BIN)/pytest -m fuzz
 
 faults: $(INSTALLED)
 	$(BIN)/pytest -m faults --timeout 1000 tests/faults

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
+from fuzz import fuzz
 from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
@@ -36,11 +37,7 @@ from llm_finetune.settings import load
 from llm_finetune.stages import judge
 from llm_finetune.stages.quantize import quantize
 
-ANY = settings(
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+ANY = fuzz(100)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 10**6) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

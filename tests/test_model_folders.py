@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fuzz import fuzz
 from llm_finetune.errors import ModelError
 from llm_finetune.inputs import describe_model
 from llm_finetune.model import base
@@ -24,11 +25,7 @@ from llm_finetune.model.isolation import check_isolation, check_runs
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.settings import Settings, load
 
-ANY = settings(
-    deadline=None,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+ANY = fuzz(40)
 VALUE = st.recursive(
     st.none()
     | st.booleans()

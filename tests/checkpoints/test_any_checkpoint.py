@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EarlyStoppingCallback, TrainerControl
 from transformers.trainer_callback import TrainerState
 
+from fuzz import fuzz
 from llm_finetune.checkpoints import fitness, folders, manifest, training, weights
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer, save_optimizer
@@ -25,11 +26,7 @@ from llm_finetune.model.adapters import LoraPlan, add_adapters
 from tiny import tiny_model
 
 STEP, STEP_ROWS = 3, 2
-ANY = settings(
-    deadline=None,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+ANY = fuzz(60)
 VALUE = (
     st.sampled_from([None, True, -1, 0, 2**70, 1e308, float("nan"), float("inf"), "", [], {}, [[]], {"a": 1}])
     | st.integers(-3, 9)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fuzz import fuzz
 from line_pair import socket_pair
 from llm_finetune.distributed import door, handshake, heartbeat, secret
 from llm_finetune.distributed.alarm import Failure
@@ -171,11 +172,7 @@ def test_a_leader_that_stands_still_is_not_waited_for(monkeypatch: pytest.Monkey
 
 # --- Any bytes ---------------------------------------------------------------------------------------
 
-ANY = settings(
-    deadline=None,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+ANY = fuzz(60)
 KEYS = [
     "hello", "name", "settings", "nonce", "proof", "ended", "exit_code", "message", "asked", "start", "stop",
     "leave", "failure", "rank", "progress", "step", "part", "idle_seconds", "weight_map", "data_offsets",

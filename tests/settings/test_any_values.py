@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fuzz import fuzz
 from llm_finetune.errors import SettingsError
 from llm_finetune.settings import Settings, load, load_merged, values
 from llm_finetune.settings.check import ROOT
 from llm_finetune.settings.keys import Key
 
-EXAMPLES = 100  # of each test
-ANY = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+ANY = fuzz(100)
 
 
 def keys(section: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
