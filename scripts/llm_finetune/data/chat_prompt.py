@@ -59,6 +59,8 @@ class ChatPrompt:
             prompt, answered = next(texts), next(texts)
             try:
                 answers.append(self._answer(turns[: place + 1], _right(prompt), _right(answered)))
+            except StoppedError:
+                raise
             except BadRowError as error:
                 problem = problem or error
         if problem:

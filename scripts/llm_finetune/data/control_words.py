@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 from tokenizers import AddedToken
@@ -47,10 +47,16 @@ class ControlWords:
     def escaped(self, record: Record) -> Record | None:
         """The record with marks in place of such words; None where it holds none."""
         texts = _texts(record)
-        if not any(pattern.search(text) for text in texts for pattern in self._patterns):
+        if not any(map(self._found, texts)):
             return None
         self.were_found = True
         return _with_texts(record, [self._all.sub(lambda found: self._escapes[found[0]], t) for t in texts])
+
+    def all_escaped(self, records: Sequence[Record]) -> list[Record | None]:
+        """`escaped` of each. Hardly any holds one: that shows at one look at the text of all."""
+        if not self._found("\0".join(chain.from_iterable(map(_texts, records)))):
+            return [None] * len(records)
+        return list(map(self.escaped, records))
 
     def are_in(self, text: str) -> bool:
         """Whether a prompt holds an escaped word."""
@@ -61,6 +67,9 @@ class ControlWords:
         for word, escape in self._escapes.items():
             text = text.replace(escape, word)
         return text
+
+    def _found(self, text: str) -> bool:
+        return any(pattern.search(text) for pattern in self._patterns)
 
     @property
     def reader(self) -> _Reader:

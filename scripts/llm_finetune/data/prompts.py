@@ -24,7 +24,11 @@ class Prompt(Protocol):
     writes_special_tokens: bool
 
     def render(self, records: Sequence[Record]) -> list[Written | BadRowError]:
-        """Each record as it is trained on, or why it cannot be written in this way."""
+        """Each record as it is trained on, or why it cannot be written in this way.
+
+        Raises:
+            StoppedError: a chat template had to be stopped at one of them.
+        """
 
     def ask(self, record: Record) -> str:
         """All that stands before the answer that is wanted, as `render` writes it.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_finetune.data import fitting
+from llm_finetune.data import fitting, pieces
 from llm_finetune.data.fitting import Fitted
 from llm_finetune.data.pieces import Openings, Piece
 from llm_finetune.data.prompts import prompt_of
@@ -106,22 +106,34 @@ class Sequencer:
         control_words = self._encoder.control_words
         records = iter(records)
         while batch := list(_batch(records)):
-            escaped = [control_words.escaped(record) for _, record in batch]
-            rendered = self._prompt.render(
-                [changed or record for changed, (_, record) in zip(escaped, batch, strict=True)]
+            places, plain = zip(*batch, strict=True)
+            escaped = control_words.all_escaped(plain)
+            rendered = self._rendered(
+                places, [new or old for new, old in zip(escaped, plain, strict=True)], files
             )
-            for (place, _), changed, written in zip(batch, escaped, rendered, strict=True):
+            for place, changed, written in zip(places, escaped, rendered, strict=True):
                 if isinstance(written, BadRowError):
-                    problem = f"{where(files, place[0])}: {control_words.plain(str(written))}"
-                    if isinstance(written, StoppedError):
-                        raise ModelError(problem)
-                    problems.add(problem)
+                    problems.add(self._told(place, written, files))
                     continue
+                count, held = len(written.prompts), changed is not None
                 for number, prompt in enumerate(written.prompts):
-                    marks = Marks(
-                        number == 0, len(written.prompts), changed is not None, written.lost_thoughts
-                    )
-                    yield (place, marks), prompt
+                    yield (place, Marks(number == 0, count, held, written.lost_thoughts)), prompt
+
+    def _rendered(
+        self, places: Sequence[Placed], records: Sequence[Record], files: Files
+    ) -> list[pieces.Written | BadRowError]:
+        try:
+            return self._prompt.render(records)
+        except StoppedError as error:
+            if len(records) == 1:
+                raise ModelError(self._told(places[0], error, files)) from error
+        # Which one it was shows where each is written alone.
+        return [
+            self._rendered([place], [record], files)[0] for place, record in zip(places, records, strict=True)
+        ]
+
+    def _told(self, place: Placed, problem: BadRowError, files: Files) -> str:
+        return f"{where(files, place[0])}: {self._encoder.control_words.plain(str(problem))}"
 
     def _fit(self, sequence: TokenSequence) -> Fitted:
         plan = self._recipe.plan

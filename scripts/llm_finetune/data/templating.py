@@ -57,20 +57,23 @@ class ChatTemplate:
         self._process: _Process | None = None
 
     def render(self, requests: Sequence[Request]) -> list[str | BadRowError]:
-        """What the template writes for each; those behind one that had to be stopped share its error.
+        """What the template writes for each, or why it refuses.
 
         Args:
             requests: turns, and whether to add what comes before the next answer.
+
+        Raises:
+            StoppedError: one of them took too much.
         """
         rendered: list[str | BadRowError] = []
         for chunk in _chunks(requests):
             if self._process is None:
                 self._process = _Process(self._apply)
-            rendered += self._process.render(chunk)
-            if rendered and isinstance(rendered[-1], StoppedError):
+            try:
+                rendered += self._process.render(chunk)
+            except StoppedError:
                 self._process = None
-                rendered += [rendered[-1]] * (len(requests) - len(rendered))
-                break
+                raise
         return rendered
 
 
@@ -90,20 +93,18 @@ class _Process:
 
     def render(self, requests: Sequence[Request]) -> list[str | BadRowError]:
         rendered: list[str | BadRowError] = []
+        content = [
+            ([{"role": role, "content": text} for role, text in turns], ask) for turns, ask in requests
+        ]
         try:
-            content = [
-                ([{"role": role, "content": text} for role, text in turns], ask) for turns, ask in requests
-            ]
             self._pipe.send_bytes(marshal.dumps(content))
             while len(rendered) < len(requests):
-                rendered.append(_answer(self._pipe.recv_bytes()))
-                if isinstance(rendered[-1], StoppedError):
-                    break
+                rendered += map(_answer, marshal.loads(self._pipe.recv_bytes()))
         except (EOFError, OSError):
-            rendered.append(StoppedError(_told(self._how_it_ended())))
-        if isinstance(rendered[-1], StoppedError):
+            raise StoppedError(_told(self._how_it_ended())) from None
+        except StoppedError:
             self._end()
-            rendered += [rendered[-1]] * (len(requests) - len(rendered))
+            raise
         return rendered
 
     def _how_it_ended(self) -> str:
@@ -139,7 +140,9 @@ def _answer(message: bytes) -> str | BadRowError:
     kind, text = message[:1], message[1:].decode()
     if kind == _WRITTEN:
         return text
-    return BadRowError(_told(text)) if kind == _REFUSED else StoppedError(_told(text))
+    if kind == _REFUSED:
+        return BadRowError(_told(text))
+    raise StoppedError(_told(text))
 
 
 def _told(problem: str) -> str:
@@ -152,10 +155,21 @@ def _serve(pipe: Connection, apply: Apply) -> None:
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     _limit(resource.RLIMIT_AS, in_use + MEMORY_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
+    second = -1
     while True:
+        # Many answers go in one message: one each would cost as much as the rendering.
+        answers, size = list[bytes](), 0
         for messages, add_generation_prompt in marshal.loads(pipe.recv_bytes()):
-            _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + SECONDS)
-            pipe.send_bytes(_rendered(apply, messages, add_generation_prompt))
+            if second != (now := int(time.process_time())):
+                second = now
+                _limit(resource.RLIMIT_CPU, second + 1 + SECONDS)
+            answers.append(_rendered(apply, messages, add_generation_prompt))
+            size += len(answers[-1])
+            if size > _CHUNK_CHARACTERS:
+                pipe.send_bytes(marshal.dumps(answers))
+                answers, size = [], 0
+        if answers:
+            pipe.send_bytes(marshal.dumps(answers))
 
 
 def _rendered(apply: Apply, messages: list[dict[str, str]], add_generation_prompt: bool) -> bytes:
