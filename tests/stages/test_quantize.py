@@ -38,7 +38,6 @@ def quantize(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Any:
             "eval__generateSamples": 0,
             "quantize__peftModelDir": None,
             "quantize__outputDir": str(folder / "quantized"),
-            "quantize__calibrationSamples": 16,
             **{f"quantize__{key}": value for key, value in quantize.items()},
         }
         monkeypatch.setenv("HF_DATASETS_CACHE", str(file.parent / "cache"))
@@ -60,7 +59,10 @@ def test_each_algorithm_leaves_a_folder_that_a_new_process_loads(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    outcome = quantize(tmp_path, capfd, monkeypatch, woqAlgo=algorithm, woqBits=bits, woqGroupSize=group)
+    words = {"woqAlgo": algorithm, "woqBits": bits, "woqGroupSize": group}
+    # AWQ's search runs each block once a text for each of twenty scales.
+    samples = 4 if algorithm == "AWQ" else 16
+    outcome = quantize(tmp_path, capfd, monkeypatch, calibrationSamples=samples, **words)
     assert outcome.code == 0, outcome.text
     result = json.loads((tmp_path / "out/quantize_results.json").read_text())
     evaluation = json.loads((tmp_path / "out/eval_results.json").read_text())
