@@ -60,6 +60,13 @@ def test_who_does_nothing_is_named(judge: Judge) -> None:
     assert "rank 0 on a" in str(judge(replace(IDLE, idle_seconds=710), IDLE))
 
 
+def test_ranks_that_nothing_tells_apart_are_all_named(judge: Judge) -> None:
+    """One sleeps and one waits for it: both are as far, and have done nothing for as long."""
+    said = str(judge(IDLE, replace(IDLE, idle_seconds=IDLE.idle_seconds + 1)))
+    assert "rank 0 on a and rank 1 on b of 2 stood still" in said
+    assert "one of them holds up the others" in said
+
+
 def test_who_answers_nothing_is_named_whatever_it_did(judge: Judge) -> None:
     """A process that is stopped (SIGSTOP) says nothing at all, while it loads a model as well."""
     assert "rank 1 on b of 2 stood still" in str(judge(IDLE, replace(BUSY, is_expected=False), (0, 650)))
@@ -67,7 +74,9 @@ def test_who_answers_nothing_is_named_whatever_it_did(judge: Judge) -> None:
 
 def test_a_collective_that_burns_a_core_for_ever_is_a_failure_too(judge: Judge) -> None:
     """As ccl's do; processor time proves nothing there."""
-    spinning = replace(BUSY, quiet_seconds=700)
+    soon = replace(BUSY, quiet_seconds=700)  # one that does nothing may yet be told from the others
+    assert judge(soon, soon) is None
+    spinning = replace(BUSY, quiet_seconds=901)
     assert "a collective hangs" in str(judge(spinning, spinning))
 
 

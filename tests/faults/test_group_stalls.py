@@ -19,7 +19,7 @@ from stand_in_ccl import write_stand_in
 from warm import Warm, ended, in_step, reached
 
 Make = Callable[..., Pods]
-LIMIT_MINUTES = 0.05
+LIMIT_MINUTES = 0.15  # far above what a busy machine takes to say a word
 
 
 @pytest.mark.parametrize("fault", ["0:8:hang", "1:8:hang", "0:8:stop", "1:8:stop"])
@@ -32,7 +32,9 @@ def test_a_rank_that_stands_still_is_named_and_the_group_starts_again(
     pods = job(stallTimeoutMinutes=LIMIT_MINUTES, leaveSeconds=2)
     pods.start()
     assert pods.finish() == {0: 0, 1: 0}
-    assert re.search(rf"rank {rank} on \S+ of 2 stood still for 0.05 min", pods.said(0) + pods.said(1))
+    assert re.search(
+        rf"rank {rank} on \S+ (and rank 1 on \S+ )?of 2 stood still for 0.15 min", pods.said(0) + pods.said(1)
+    )
     assert pods.rounds()["failures"] == 1
     assert pods[0].codes == pods[1].codes == []
     assert "step 7/40 with 2" in pods.said(0).split("round 2 begins")[0]
@@ -61,8 +63,8 @@ def test_ccl_that_waits_for_a_rank_that_does_nothing_is_ended(
     pods = job(2, train__ddpBackend="ccl", restarts=0, stallTimeoutMinutes=LIMIT_MINUTES, leaveSeconds=2)
     pods.start()
     assert pods.finish() == {0: 6, 1: 6}
-    assert "rank 1 on localhost-1 of 2 stood still for 0.05 min" in pods.last_words(0)
-    assert "it does nothing, after step" in pods.last_words(0)
+    assert "rank 1 on localhost-1 of 2 stood still for 0.15 min" in pods.last_words(0)
+    assert re.search("do(es)? nothing, after step", pods.last_words(0))
 
 
 def test_a_launcher_that_is_stopped_is_ended_by_process_1(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_a_training_that_a_rank_held_up_ends_as_if_it_had_not_been(
             "train__loraDropout": 0.1,
             "train__maxSteps": 5,
             "doEval": False,
-            "stallTimeoutMinutes": 0.1,
+            "stallTimeoutMinutes": LIMIT_MINUTES,
             "leaveSeconds": 20,
         }
         return ["run", *assignments(**{**PLAIN, **where})]
@@ -118,7 +120,7 @@ def test_a_training_that_a_rank_held_up_ends_as_if_it_had_not_been(
     left = ended(*first)
     assert left.code == 128, left.text
     assert "rank 1 on" in left.text
-    assert "stood still for 0.1 min (distributed.stallTimeoutMinutes)" in left.text
+    assert "stood still for 0.15 min (distributed.stallTimeoutMinutes)" in left.text
     if how == "is stopped":  # here no launcher ends it
         os.kill(second[0].pid, signal.SIGKILL)
     assert ended(*second).code in (128, -signal.SIGKILL)

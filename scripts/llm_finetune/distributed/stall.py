@@ -12,6 +12,7 @@ from llm_finetune.errors import GroupError
 
 SECONDS = 5.0  # from one word to the next
 SLOWEST = 10  # batches may take so many times as long as the longest so far
+BURNING = 1.5  # limits that ranks may compute and come no further: one that does nothing is named before
 
 
 @dataclass
@@ -72,16 +73,23 @@ class Stalls:
         behind = [rank for rank, one in known.items() if (one.step, one.part) == last]
         # Whoever is ahead waits for these; among them who computes is slow, and no more.
         if all(idle[rank] >= self._limit for rank in behind):
-            first = max(behind, key=lambda rank: idle[rank])
+            longest = max(idle[rank] for rank in behind)
+            # Who waits for another stands still as well, a moment later: less than this is not seen.
+            suspects = [rank for rank in behind if idle[rank] > longest - 2 * self.every_seconds]
+            after = f"nothing, after step {last[0]}"
+            if len(suspects) > 1:
+                return self._failure(suspects, f"they do {after}; one of them holds up the others")
             others = "; the others wait for it" if self._size > 1 else ""
-            return self._failure([first], f"it does nothing, after step {last[0]}{others}")
+            return self._failure(suspects, f"it does {after}{others}")
         if all(self._is_quiet(one, silent[rank]) for rank, one in known.items()):
             return self._failure(known, f"no rank comes further, after step {last[0]}: a collective hangs")
         return None
 
     def _is_quiet(self, progress: Progress, silent_seconds: float) -> bool:
         longest = progress.longest_seconds
-        return longest > 0 and progress.quiet_seconds + silent_seconds >= max(self._limit, SLOWEST * longest)
+        return longest > 0 and progress.quiet_seconds + silent_seconds >= max(
+            BURNING * self._limit, SLOWEST * longest
+        )
 
     def _failure(self, ranks: Iterable[int], what: str) -> Failure:
         ranks = sorted(ranks)
