@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,19 +50,24 @@ def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
     if targets == (ALL_LINEAR,):
         return
     linear = _linear_layers(model)
-    unknown = [name for name in targets if not any(f".{path}".endswith(f".{name}") for path in linear)]
-    if not unknown:
-        return
     names = sorted({path.rsplit(".", 1)[-1] for path in linear})
-    problems = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, names, n=2)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        problems.append(
-            f"distributed.train.loraTargetModules: {name!r} names no linear layer of this model{meant} "
-            f"(it has {' '.join(names)}, or write {ALL_LINEAR})"
-        )
-    raise ModelError(problems)
+    problems = [
+        f"distributed.train.loraTargetModules: {name!r} names no linear layer of this model{meant} "
+        f"(it has {' '.join(names)}, or write {ALL_LINEAR})"
+        for name, meant in unmatched(targets, linear, names)
+    ]
+    if problems:
+        raise ModelError(problems)
+
+
+def unmatched(
+    wanted: Iterable[str], paths: Collection[str], names: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """The names that end none of the paths, each with the words that say which of `names` are near."""
+    for name in wanted:
+        if not any(f".{path}".endswith(f".{name}") for path in paths):
+            near = difflib.get_close_matches(name, names, n=2)
+            yield name, f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:

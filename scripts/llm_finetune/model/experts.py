@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan
+from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan, unmatched
 from llm_finetune.model.conversion import cut_from_others, sources_of
 
 if TYPE_CHECKING:
@@ -23,16 +22,12 @@ def check_parameters(model: PreTrainedModel, names: tuple[str, ...]) -> None:
         names: ends of parameters' paths, as peft takes them for target_parameters.
     """
     fitting = [name for name, weight in model.named_parameters() if weight.dim() in (2, 3)]
-    unknown = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in fitting)]
     stacked = sorted({_short(name) for name in _stacked(model)})
-    problems = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, stacked, n=2)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        problems.append(
-            f"distributed.train.loraTargetParameters: {name!r} names no parameter of this model{meant} "
-            f"(as stacked experts it has {' '.join(stacked) or 'none'})"
-        )
+    problems = [
+        f"distributed.train.loraTargetParameters: {name!r} names no parameter of this model{meant} "
+        f"(as stacked experts it has {' '.join(stacked) or 'none'})"
+        for name, meant in unmatched(names, fitting, stacked)
+    ]
     if problems:
         raise ModelError(problems)
 

@@ -89,12 +89,7 @@ def _inputs(block: Block, paths: list[str]) -> dict[str, dict[str, list[torch.Te
         return lambda _, given: inputs[path]["input"].append(given[0])
 
     hooks = [block.module.get_submodule(path).register_forward_pre_hook(keep(path)) for path in paths]
-    try:
-        for call in block.calls:
-            block.run(call)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    block.run_watched(hooks)
     return inputs
 
 

@@ -6,11 +6,12 @@ Only the block at hand is in fp32 and in memory; the rest of the model stays map
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -58,6 +59,15 @@ class Block:
         output = self.module(call.hidden, *call.args, **call.kwargs)
         hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return hidden
+
+    def run_watched(self, hooks: Iterable[RemovableHandle]) -> None:
+        """Runs all texts while the hooks watch; they come off behind it."""
+        try:
+            for call in self.calls:
+                self.run(call)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def walk(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Iterator[Block]:

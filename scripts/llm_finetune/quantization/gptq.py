@@ -58,12 +58,7 @@ def _show_inputs(block: Block, solvers: dict[str, Any]) -> None:
         return lambda _, inputs, output: solver.add_batch(inputs[0], output)
 
     hooks = [linear.register_forward_hook(shown(solvers[path])) for path, linear in block.linears().items()]
-    try:
-        for call in block.calls:
-            block.run(call)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    block.run_watched(hooks)
 
 
 @torch.no_grad()
