@@ -137,7 +137,7 @@ def errors(model: Any, asked: list[list[int]], monkeypatch: pytest.MonkeyPatch) 
         with monkeypatch.context() as patched:
             if not native:
                 patched.setattr(decoding, "native_step", lambda *_, **__: None)
-            made = decoding._Reader(model, asked, STEPS)
+            made = decoding._reader(model, asked, STEPS)
             logits = made.read_prompts()
         assert (made._step is not None) == native
         return made, logits
