@@ -101,7 +101,7 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     if settings.do_train:
         check_keeps(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
-        _check_quantization(settings, folder, outline)
+        _check_quantization(settings, folder, config)
     if settings.do_benchmark:
         shares_of_cores(settings.benchmark)
         check_context(settings.benchmark.prompt_tokens, context_length(outline))
@@ -126,19 +126,19 @@ def _check_adapter(settings: Settings, outline: PreTrainedModel, other: PreTrain
         log.warning("%s; chat answers with the adapter beside the model", told)
 
 
-def _check_quantization(settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
+def _check_quantization(settings: Settings, folder: Path, config: PretrainedConfig) -> None:
     """Refuses what the quantization would, hours later."""
     trust, to_quantize = settings.trust_remote_code, tuned_folder(settings, folder)
     if settings.do_train:
         stored = StoredWeights(folder) if has_weights(folder) else None
-        check_weights(absent_weights(outline, stored), folder)
+        check_weights(absent_weights(base.outline(config, trust), stored), folder)
     elif is_at_hand(to_quantize):
         tuned = find_tuned(to_quantize, trust)
         check_weights(tuned.absent, tuned.folder)
-        outline = tuned.outline()
+        config = tuned.config
     check_quantization(
         settings.quantize,
-        outline,
+        config,
         Path(settings.train.output_dir),
         has_records=bool(settings.train.data_file or settings.train.dataset_name),
         trust_remote_code=trust,

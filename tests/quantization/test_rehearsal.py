@@ -42,6 +42,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "falcon": lambda: transformers.FalconConfig(**SIZES),  # its layers derive from Linear, and are such
     "llama4": lambda: transformers.Llama4TextConfig(**GROUPED, **LLAMA4),  # its routers too, and are not
     "mixtral": lambda: transformers.MixtralConfig(**GROUPED, num_local_experts=4),
+    "gpt_oss": lambda: transformers.GptOssConfig(**GROUPED, head_dim=8, num_local_experts=4),
+    "hrm_text": lambda: transformers.AutoConfig.for_model("hrm_text", **GROUPED),  # cut from fused weights
     "mamba": lambda: transformers.MambaConfig(**MAMBA),
 }
 CANNOT = {("gemma2", "AWQ"), ("gpt2", "AWQ"), ("olmo2", "AWQ")}
@@ -59,10 +61,10 @@ def settings_for(output: Path, algorithm: str) -> QuantizeSettings:
     return load([], [], given, []).settings.quantize
 
 
-def check_all(absent: list[str], folder: Path, settings: QuantizeSettings, outline: Any) -> None:
+def check_all(absent: list[str], folder: Path, settings: QuantizeSettings, config: Any) -> None:
     """What the dry run looks at."""
     check_weights(absent, folder)
-    check(settings, outline, folder.with_name("out"))
+    check(settings, config, folder.with_name("out"))
 
 
 @pytest.mark.parametrize("algorithm", ["RTN", "GPTQ", "AWQ"])
@@ -77,20 +79,20 @@ def test_the_word_before_the_training_is_the_word_behind_it(
     texts = [list(range(3 + start, 19 + start)) for start in (0, 20, 40)]
     if absent or (architecture, algorithm) in CANNOT:
         with pytest.raises(ModelError):
-            check_all(absent, folder, settings, outline)
+            check_all(absent, folder, settings, outline.config)
         with pytest.raises(ModelError):
             quantize(TunedModel(folder), settings, texts)
         return
-    check_all(absent, folder, settings, outline)
+    check_all(absent, folder, settings, outline.config)
     quantize(TunedModel(folder), settings, texts)
     steps = decode(load_quantized(tmp_path / "quantized"), [[1, 5, 9], [3]], max_new_tokens=2)
     assert all(token for step in steps for token in step if token)
 
 
 def test_layers_whose_weights_are_looked_at_are_refused(tmp_path: Path) -> None:
-    outline = TunedModel(saved("mamba", tmp_path / "model")).outline()
+    config = TunedModel(saved("mamba", tmp_path / "model")).config
     with pytest.raises(ModelError, match="a mamba model cannot be quantized"):
-        check(settings_for(tmp_path / "quantized", "RTN"), outline, tmp_path / "out")
+        check(settings_for(tmp_path / "quantized", "RTN"), config, tmp_path / "out")
 
 
 def test_a_router_that_derives_from_a_linear_layer_is_none() -> None:

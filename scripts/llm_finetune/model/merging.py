@@ -7,7 +7,7 @@ put into its layer in fp32, merged, taken out and forgotten.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ import torch
 from llm_finetune.errors import ModelError
 from llm_finetune.model import adapters, base
 from llm_finetune.model.adapter_config import first_line, read_config, why_not_merged
-from llm_finetune.model.conversion import Conversion, sources_of
+from llm_finetune.model.conversion import Conversion, cut_from_others
 from llm_finetune.model.fetch import fetch, has_weights
 from llm_finetune.model.folder import base_of, kind_of
 from llm_finetune.model.formats import Numbers
@@ -32,14 +32,12 @@ class Weight:
     """One weight of a tuned model.
 
     Attributes:
-        name: as in the base's files.
-        module_name: as in the model that transformers builds; None where it has no such weight.
+        name: as in the base's files, or as in the model that transformers builds of them.
         tensor: in fp32 where the adapter changed it, else in the base's format.
         dtype: the base's format.
     """
 
     name: str
-    module_name: str | None
     tensor: torch.Tensor
     dtype: torch.dtype
 
@@ -58,7 +56,7 @@ class TunedModel:
     Attributes:
         tied: weights that are another's, and that other.
         untied: those of them that the adapter makes their own.
-        absent: weights of the model that the files do not hold as such.
+        absent: weights of the model that cannot be had from the files one by one.
 
     Raises:
         ModelError: a folder cannot be read, or the adapter is of a kind that cannot be merged.
@@ -93,12 +91,8 @@ class TunedModel:
         """The model without memory for its weights."""
         return base.outline(self.config, self.trust_remote_code)
 
-    def weights(self, without: Collection[str] = ()) -> Iterator[Weight]:
-        """All weights as the files have them, one at a time.
-
-        Args:
-            without: names in the model of weights that are left out.
-        """
+    def weights(self) -> Iterator[Weight]:
+        """All weights as the files have them, one at a time."""
         cut = {part: inside for inside in self._layers for part in self._conversion.parts.get(inside, ())}
         for name in self.stored:
             if name in cut:
@@ -108,21 +102,30 @@ class TunedModel:
             inside = self._conversion.names.get(name)
             if inside is None:
                 tensor = self.stored.read(name)
-                yield Weight(name, None, tensor, tensor.dtype)
-            elif inside not in without:
-                yield self._weight(name, inside)
-        for target in self.untied:
-            # One tensor in the base's files; two, once the adapter has changed one of them.
-            if target not in self._stored_as and target not in without:
-                yield self._weight(target, target)
+                yield Weight(name, tensor, tensor.dtype)
+            else:
+                yield replace(self._weight(inside), name=name)
+        yield from map(self._weight, self._unstored())
+
+    def model_weights(self, without: Collection[str] = ()) -> Iterator[Weight]:
+        """All weights as the model has them, one at a time.
+
+        Args:
+            without: names in the model of weights that are left out.
+        """
+        for inside in (*self._stored_as, *self._conversion.parts, *self._unstored()):
+            if inside not in without:
+                yield self._weight(inside)
+
+    def _unstored(self) -> list[str]:
+        """Weights that are one tensor in the base's files; two, once the adapter has changed one of them."""
+        return [target for target in self.untied if target not in self._stored_as]
 
     def load(self) -> PreTrainedModel:
         """The model in the base's format; what the adapter left alone stays mapped from the files."""
         dtype = self.config.get_text_config().dtype or torch.float32
         model = base.hollow(self.config, dtype, self.trust_remote_code)
-        state = {w.module_name: w.tensor.to(dtype) for w in self.weights() if w.module_name}
-        for inside in self._conversion.parts:
-            state[inside] = self._weight(inside, inside).tensor.to(dtype)
+        state = {weight.name: weight.tensor.to(dtype) for weight in self.model_weights()}
         for target, source in self.tied.items():
             if target not in state and source in state:
                 state[target] = state[source]
@@ -147,7 +150,7 @@ class TunedModel:
         if self.untied:
             self._untie(model.config)
         for inside in self._layers.keys() | self._replaced.keys():
-            weight = self._weight(inside, inside)
+            weight = self._weight(inside)
             parameter = model.get_parameter(inside)
             parameter.data = weight.tensor.to(weight.dtype).to(parameter.dtype, copy=True)
         return model
@@ -157,13 +160,8 @@ class TunedModel:
         config.get_text_config().tie_word_embeddings = False
         config.tie_word_embeddings = False
 
-    def _weight(self, name: str, inside: str) -> Weight:
-        """A weight of the model, with the adapter in it.
-
-        Args:
-            name: what it is called in the files.
-            inside: and in the model.
-        """
+    def _weight(self, inside: str) -> Weight:
+        """The weight of that name in the model, with the adapter in it."""
         source = inside if inside in self._stored_as else self.tied.get(inside, inside)
         joined = source in self._conversion.parts
         tensor = self._conversion.join(source) if joined else self.stored.read(self._stored_as[source])
@@ -172,13 +170,13 @@ class TunedModel:
             tensor = self._replaced[inside].float()
         if inside in self._layers:
             tensor = _merged(self._layers[inside], tensor)
-        return Weight(name, inside, tensor, dtype)
+        return Weight(inside, tensor, dtype)
 
     def _parts(self, inside: str) -> Iterator[Weight]:
         """A weight that the files hold in parts, in parts."""
-        whole = self._weight(inside, inside)
+        whole = self._weight(inside)
         for name, tensor in self._conversion.split(inside, whole.tensor).items():
-            yield Weight(name, None, tensor, whole.dtype)
+            yield Weight(name, tensor, whole.dtype)
 
     def _read_adapter(self, outline: PreTrainedModel, adapter: Path) -> None:
         from peft.tuners.lora import LoraLayer
@@ -254,14 +252,16 @@ def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
 
 
 def absent_weights(outline: PreTrainedModel, stored: StoredWeights | None) -> list[str]:
-    """Weights of the model that transformers makes of others when it loads them, such as fused experts.
+    """Weights of the model that cannot be had from the files one by one: transformers cuts them from others.
 
     Args:
         stored: the model's files; None: they are not there yet, and the architecture tells.
     """
-    return sorted(sources_of(outline)) if stored is None else _absent(outline, Conversion(stored, outline))
+    return (
+        sorted(cut_from_others(outline)) if stored is None else _absent(outline, Conversion(stored, outline))
+    )
 
 
 def _absent(outline: PreTrainedModel, conversion: Conversion) -> list[str]:
-    there = {*conversion.names.values(), *outline.all_tied_weights_keys}
+    there = {*conversion.names.values(), *conversion.parts, *outline.all_tied_weights_keys}
     return sorted(name for name, _ in outline.named_parameters() if name not in there)

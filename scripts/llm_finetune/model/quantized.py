@@ -2,6 +2,7 @@
 
     quantization.json       algorithm, bits, group size, scheme, and the names of the quantized layers
     *.safetensors           <layer>.codes, .scales and .zeros; the other weights under their own names
+                            (a layer's stacked experts as one linear layer an expert: unstacking.py)
     config.json, tokenizer, generation_config.json, prompt.json
 
 Nothing in it is pickled, and nothing in it is run.
@@ -28,6 +29,7 @@ from llm_finetune.model.codes import QuantizedWeight, Scheme, packed_columns, ro
 from llm_finetune.model.kernels import quantized_linear
 from llm_finetune.model.native.linear import NativeLinear, fits
 from llm_finetune.model.stored import StoredWeights
+from llm_finetune.model.unstacking import unstack
 
 DESCRIPTION = "quantization.json"
 FORMAT = 1
@@ -106,6 +108,7 @@ def load_quantized(
     if dtype is None:
         dtype = torch.bfloat16 if has_bf16() else torch.float32
     model = base.hollow(base.load_config(folder, trust_remote_code), dtype, trust_remote_code)
+    unstack(model, description.layers)
     tensors = dict(StoredWeights(folder).mapped())
     scheme = Scheme(description.bits, description.group_size, description.scheme == "sym")
     try:

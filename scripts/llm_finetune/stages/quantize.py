@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llm_finetune.data import Split
 from llm_finetune.errors import ModelError, SettingsError
+from llm_finetune.model import base
 from llm_finetune.model.codes import QuantizedWeight, Scheme
 from llm_finetune.model.kernels import kernels_of
 from llm_finetune.model.merging import TunedModel
 from llm_finetune.model.quantized import DESCRIPTION, Description, features, is_linear, load_quantized
 from llm_finetune.model.stored import ShardWriter, StoredWeights
+from llm_finetune.model.unstacking import Stack, unstack
 from llm_finetune.model.whole_folder import (
     check_replaceable,
     copy_companions,
@@ -33,6 +35,11 @@ from llm_finetune.quantization.teq import teq
 from llm_finetune.settings import QuantizeSettings
 
 log = logging.getLogger(__name__)
+
+# Dimensions of a weight that holds many matrices.
+STACKED = 3
+# Of all weights: what a quantization leaves of that many, it says.
+SHARE_TOLD = 0.05
 
 Judge = Callable[[PreTrainedModel], float]
 Results = Iterator[tuple[str, QuantizedWeight | torch.Tensor]]
@@ -87,7 +94,9 @@ def quantize(
     algorithm, scheme = settings.woq_algo, scheme_of(settings)
     output = Path(settings.output_dir)
     check_weights(tuned.absent, tuned.folder)
-    layers = quantizable_layers(tuned.outline())
+    outline = tuned.outline()
+    stacks = unstack(outline)
+    layers = quantizable_layers(outline)
     if algorithm != "RTN" and not texts:
         raise _no_texts(algorithm)
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
@@ -95,7 +104,7 @@ def quantize(
         log.warning("%s: the quantized model there gives way once the new one is whole", output)
     with whole_folder(output, size_of(tuned, layers, scheme), replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
-        _write_weights(writer, tuned, layers, scheme, _results(algorithm, tuned, scheme, texts))
+        _write_weights(writer, tuned, layers, stacks, scheme, _results(algorithm, tuned, scheme, texts))
         writer.finish()
         copy_companions([tuned.folder, tuned.own_files], aside, code=tuned.trust_remote_code)
         write_config(tuned.config, aside, code=tuned.trust_remote_code)
@@ -120,7 +129,7 @@ def quantize(
 
 def check(
     settings: QuantizeSettings,
-    outline: PreTrainedModel,
+    config: PretrainedConfig,
     tuned: Path,
     *,
     has_records: bool = True,
@@ -129,7 +138,7 @@ def check(
     """Refuses what cannot be done, before anything is trained.
 
     Args:
-        outline: of the model.
+        config: of the model.
         tuned: where the model to quantize is, or will be.
         has_records: there are some to calibrate with.
         trust_remote_code: run Python code that comes with the model.
@@ -151,13 +160,17 @@ def check(
         )
     if algorithm != "RTN" and not has_records:
         raise _no_texts(algorithm)
+    outline = base.outline(config, trust_remote_code)
+    unstack(outline)
+    if told := left_as_they_are(outline):
+        log.warning("%s", told)
     quantizable_layers(outline)
-    groups = rehearse(outline.config, algorithm, trust_remote_code)
+    groups = rehearse(config, algorithm, trust_remote_code)
     if groups and algorithm == "AWQ" and not _has_whole_groups(outline, groups, scheme):
         raise SettingsError(
             f"distributed.quantize.woqGroupSize: AWQ scales layers whose rows are whole groups, and no row "
             f"of this model is a multiple of {scheme.group_size}; write one that "
-            f"divides {outline.config.get_text_config().hidden_size}, or -1"
+            f"divides {config.get_text_config().hidden_size}, or -1"
         )
     check_replaceable(output, replaces=DESCRIPTION)
 
@@ -170,9 +183,8 @@ def check_weights(absent: Sequence[str], folder: Path) -> None:
     """
     if absent:
         raise ModelError(
-            f"{folder}: its files hold no weight {absent[0]} (transformers makes it of others, as for "
-            "mixtures of experts), so this model cannot be quantized weight by weight; write "
-            "distributed.doQuantize=false"
+            f"{folder}: its files hold {absent[0]} as one with others, so this model cannot be quantized "
+            "weight by weight; write distributed.doQuantize=false"
         )
 
 
@@ -197,7 +209,11 @@ def size_of(tuned: TunedModel, layers: dict[str, torch.nn.Module], scheme: Schem
 
 
 def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """The linear layers by their paths, without the output head, as neural-compressor does by default."""
+    """The linear layers by their paths, without the output head, as neural-compressor does by default.
+
+    Args:
+        outline: with its experts apart.
+    """
     head = outline.get_output_embeddings()
     layers = {
         path: module for path, module in outline.named_modules() if is_linear(module) and module is not head
@@ -205,6 +221,24 @@ def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
     if not layers:
         raise ModelError(f"a {outline.config.model_type} model has no linear layers that could be quantized")
     return layers
+
+
+def left_as_they_are(outline: PreTrainedModel) -> str | None:
+    """Which large part of the model a quantization does not touch; None: there is none.
+
+    Args:
+        outline: with its experts apart.
+    """
+    sizes = {name: weight.numel() for name, weight in outline.named_parameters()}
+    left = {name for name, weight in outline.named_parameters() if weight.dim() == STACKED}
+    share = sum(sizes[name] for name in left) / sum(sizes.values())
+    if share < SHARE_TOLD:
+        return None
+    kind = outline.config.model_type
+    return (
+        f"distributed.doQuantize: {min(left)} and its like are no linear layers in the code of {kind}; "
+        f"{share:.0%} of its weights stay as they are"
+    )
 
 
 def _has_whole_groups(outline: PreTrainedModel, groups: dict[str, list[str]], scheme: Scheme) -> bool:
@@ -230,18 +264,21 @@ def _results(algorithm: str, tuned: TunedModel, scheme: Scheme, texts: Sequence[
     if algorithm == "RTN":
         return iter(())
     with_texts = {"GPTQ": gptq, "AWQ": awq, "TEQ": teq}[algorithm]
-    return with_texts(tuned.load(), scheme, texts)
+    model = tuned.load()
+    unstack(model)
+    return with_texts(model, scheme, texts)
 
 
 def _write_weights(
     writer: ShardWriter,
     tuned: TunedModel,
     layers: dict[str, torch.nn.Module],
+    stacks: dict[str, Stack],
     scheme: Scheme,
     results: Results,
 ) -> None:
     """The results, then the rest: linear layers rounded to nearest, other weights as they are."""
-    done = set()
+    done: set[str] = set()
     for name, value in results:
         if isinstance(value, QuantizedWeight):
             _add(writer, name, value)
@@ -249,16 +286,18 @@ def _write_weights(
         else:
             writer.add(name, value)
             done.add(name)
-    for weight in tuned.weights(without=done):
-        if weight.module_name is None:
-            continue
-        path = weight.module_name.removesuffix(".weight")
-        if path in layers and path != weight.module_name:
-            is_transposed = not isinstance(layers[path], torch.nn.Linear)
-            matrix = weight.tensor.T if is_transposed else weight.tensor
-            _add(writer, path, round_to_nearest(matrix, scheme))
-        else:
-            writer.add(weight.module_name, weight.tensor.to(weight.dtype))
+    cut_up = {name for name, stack in stacks.items() if done.issuperset(stack.names)}
+    for weight in tuned.model_weights(without=done | cut_up):
+        stack = stacks.get(weight.name)
+        for name, tensor in stack.cut(weight.tensor) if stack else [(weight.name, weight.tensor)]:
+            path = name.removesuffix(".weight")
+            if name in done:
+                continue
+            if path in layers and path != name:
+                is_transposed = not isinstance(layers[path], torch.nn.Linear)
+                _add(writer, path, round_to_nearest(tensor.T if is_transposed else tensor, scheme))
+            else:
+                writer.add(name, tensor.to(weight.dtype))
 
 
 def _add(writer: ShardWriter, path: str, weight: QuantizedWeight) -> None:
