@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from llm_finetune.distributed import allocator
+from llm_finetune.host import allocator
 
 CACHE = Path.home() / ".cache/llm-finetune"
 PEERS = Path(os.environ.get("PEERS", CACHE / "peers"))

@@ -25,7 +25,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 def own_process() -> Iterator[None]:
     """A job run in this process must not start it again with another allocator: the tests would end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_finetune.distributed.allocator.start_again_with", lambda variables: None)
+        patch.setattr("llm_finetune.host.allocator.start_again_with", lambda variables: None)
         yield
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune import atomic
 from llm_finetune.checkpoints.writing import written_whole
-from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import GroupError, OutputError
-from llm_finetune.folder_lock import locked
 from llm_finetune.launcher.rank_logs import RankLogs
-from llm_finetune.model.whole_folder import check_replaceable, whole_folder
-from llm_finetune.report.results import write_json, write_page
 from llm_finetune.run_folder import mend
+from llm_finetune.runtime import heartbeat
+from llm_finetune.storage import atomic
+from llm_finetune.storage.atomic_directory import check_replaceable, whole_folder
+from llm_finetune.storage.directory_lock import locked
+from llm_finetune.storage.results import write_json, write_page
 
 KIND = "quantization.json"
 

@@ -20,7 +20,6 @@ from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.asking import Asking
-from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.generation.decoding import decode
 from llm_finetune.model import adapters, base
@@ -31,11 +30,12 @@ from llm_finetune.model.merging import find_tuned
 from llm_finetune.model.quantized import load_quantized
 from llm_finetune.model.saving import save_weights
 from llm_finetune.model.stored import StoredWeights
-from llm_finetune.report import reading, results
 from llm_finetune.report.page import write_report
+from llm_finetune.runtime import heartbeat
 from llm_finetune.settings import load
 from llm_finetune.stages import judge
 from llm_finetune.stages.quantize import quantize
+from llm_finetune.storage import result_schemas, results
 
 ANY = fuzz(100)
 JSON = st.recursive(
@@ -205,7 +205,7 @@ def describe(model: Path) -> None:
     base.outline(config, False)
 
 
-@pytest.mark.parametrize("name", list(reading.SHAPES))
+@pytest.mark.parametrize("name", list(result_schemas.SHAPES))
 @given(content=BYTES)
 @example(content=b'{"train_loss": 0.')
 @ANY
@@ -218,7 +218,7 @@ def test_any_bytes_for_an_earlier_result(
         write_report(folder)
 
 
-@pytest.mark.parametrize("name", list(reading.SHAPES))
+@pytest.mark.parametrize("name", list(result_schemas.SHAPES))
 @given(data=st.data())
 @ANY
 def test_any_value_anywhere_in_an_earlier_result(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune import home
 from llm_finetune.model.compiled import compiled
 from llm_finetune.stages.prepare import cache_folder
+from llm_finetune.storage import user_directories
 
 NOBODY = 65534
 
@@ -29,8 +29,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_DATASETS_CACHE", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    home.private_cache.cache_clear()
-    home.private_temporary.cache_clear()
+    user_directories.private_cache.cache_clear()
+    user_directories.private_temporary.cache_clear()
     return place
 
 
@@ -60,24 +60,24 @@ def test_a_folder_that_somebody_else_could_fill_is_not_taken_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    folder = home.private_cache("compiled")
+    folder = user_directories.private_cache("compiled")
     assert folder == Path.home() / ".cache" / "llm-finetune" / "compiled"
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
     spoil(folder)
-    home.private_cache.cache_clear()
-    other = home.private_cache("compiled")
+    user_directories.private_cache.cache_clear()
+    other = user_directories.private_cache("compiled")
     assert other == temporary / f"llm-finetune-{os.getuid()}" / "compiled"
     assert str(folder) in caplog.text
     assert f"{other} is taken in its place" in caplog.text
     # The one among the temporary folders may be foreign too.
     spoil(other.parent)
-    home.private_cache.cache_clear()
-    home.private_temporary.cache_clear()
-    assert home.private_cache("compiled").parent not in (folder.parent, other.parent)
+    user_directories.private_cache.cache_clear()
+    user_directories.private_temporary.cache_clear()
+    assert user_directories.private_cache("compiled").parent not in (folder.parent, other.parent)
     named = temporary.parent / "volume"
     monkeypatch.setenv("HF_DATASETS_CACHE", str(named))
-    home.private_cache.cache_clear()
-    assert home.private_cache("compiled") == named / "llm-finetune" / "compiled"
+    user_directories.private_cache.cache_clear()
+    assert user_directories.private_cache("compiled") == named / "llm-finetune" / "compiled"
 
 
 @pytest.mark.parametrize("spoil", FOREIGN.values(), ids=list(FOREIGN))
@@ -90,7 +90,7 @@ def test_a_library_that_somebody_else_could_have_put_there_is_compiled_anew(
     source = tmp_path / "own.c"
     source.write_text("int whose(void) { return 1; }")
     assert compiled([source], []).whose() == 1
-    (kept,) = home.private_cache("compiled").glob("*.so")
+    (kept,) = user_directories.private_cache("compiled").glob("*.so")
     before = kept.stat().st_ino
     assert compiled([source], []).whose() == 1
     assert kept.stat().st_ino == before
@@ -106,9 +106,9 @@ def test_a_home_that_is_read_only_leaves_no_folder_at_each_start(temporary: Path
     (tmp_path / "home").touch()  # no folder can be made in it, not even by root
     folders = set()
     for _ in range(2):
-        home.private_cache.cache_clear()
-        home.private_temporary.cache_clear()
-        folders.add(home.private_cache("compiled"))
+        user_directories.private_cache.cache_clear()
+        user_directories.private_temporary.cache_clear()
+        folders.add(user_directories.private_cache("compiled"))
     assert len(folders) == 1
     assert len(list(temporary.iterdir())) == 1
 
@@ -123,7 +123,7 @@ def test_without_home_and_name_there_is_both(temporary: Path, monkeypatch: pytes
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     own = temporary / f"llm-finetune-{os.getuid()}"
     assert cache_folder().is_relative_to(own)
-    home.provide()
+    user_directories.provide()
     assert os.environ["HOME"] == str(own)
     assert os.environ["USER"]
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(own)

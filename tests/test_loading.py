@@ -7,7 +7,7 @@ import sys
 
 JOB_LOADS = """
 import gc, sys
-from llm_finetune.loading import loading
+from llm_finetune.runtime.fast_imports import loading
 with loading():
     from llm_finetune import job
 print(*(name for name in ("datasets", "pandas", "pyarrow") if name in sys.modules))

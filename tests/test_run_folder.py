@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llm_finetune import fingerprint
-from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_into
 from llm_finetune.settings import load
+from llm_finetune.storage import results
 
 OPTIONS = ["distributed.doQuantize=true"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import turns
 
-from llm_finetune.distributed import Ranks, allocator, join
+from llm_finetune.distributed import Ranks, join
+from llm_finetune.host import allocator
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 allocator.start_again_with(allocator.wanted("auto", os.environ))

@@ -11,10 +11,10 @@ from llm_finetune.data.preview import Preview, preview
 from llm_finetune.inputs import describe_model, fitted_to_model, lora_plan
 from llm_finetune.model import adapters, base
 from llm_finetune.model.fetch import fetch, has_weights
-from llm_finetune.report.log import entry, indented
+from llm_finetune.runtime.logging import entry, indented
 from llm_finetune.settings import Settings
 from llm_finetune.stages.prepare import plan, remarks
-from llm_finetune.volume import check_writable
+from llm_finetune.storage.errors import check_writable
 
 TOO_LONG = {
     "truncate": "lose their prompt's left, then their answer's end",

@@ -11,11 +11,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from llm_finetune import home
 from llm_finetune.errors import SettingsError, UserError
-from llm_finetune.interpreter import keep_working_folder_out
-from llm_finetune.report import streams
-from llm_finetune.report.log import entry, plain
+from llm_finetune.runtime import standard_streams
+from llm_finetune.runtime.interpreter import keep_working_folder_out
+from llm_finetune.runtime.logging import entry, plain
+from llm_finetune.storage import user_directories
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -157,17 +157,17 @@ def merge(
     from llm_finetune.export.merge import merge as write_merged
 
     size_bytes = write_merged(folder, output, trust_remote_code=trust_remote_code)
-    streams.show(entry(f"{output}: {size_bytes / 1e6:,.1f} MB of weights"))
+    standard_streams.show(entry(f"{output}: {size_bytes / 1e6:,.1f} MB of weights"))
 
 
 def main() -> None:
     """Runs the command; a user's mistake is shown in a line or a few, without a traceback."""
-    streams.open_all()
-    home.provide()
+    standard_streams.open_all()
+    user_directories.provide()
     try:
         app()
     except UserError as error:
-        from llm_finetune.launcher.last_words import say
+        from llm_finetune.runtime.termination_message import say
 
         say(error.problems)
         _leave(error.exit_code)
@@ -176,12 +176,12 @@ def main() -> None:
             print(plain(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         _leave(1)
     finally:
-        streams.close()
+        standard_streams.close()
 
 
 def _leave(exit_code: int) -> NoReturn:
     from llm_finetune.distributed import launched
-    from llm_finetune.distributed.watch import end_now
+    from llm_finetune.runtime.watchdog import end_now
 
     if launched():
         end_now(exit_code)

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from llm_finetune import fingerprint, signals
+from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.checkpoints import fitness
-from llm_finetune.distributed import Group, has_bf16, heartbeat
-from llm_finetune.distributed.numa import near_memory
+from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError
-from llm_finetune.folder_lock import locked, locked_beside
+from llm_finetune.host.numa import near_memory
 from llm_finetune.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
 from llm_finetune.model import adapters, base, extension
 from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
@@ -24,13 +23,15 @@ from llm_finetune.model.isolation import check_isolation, check_runs
 from llm_finetune.model.precision import Precision, choose_precision
 from llm_finetune.model.saving import check_room, load_tuned, save_model
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
-from llm_finetune.report import results
 from llm_finetune.run_folder import RunFolder, look_for_results, look_into, mend
+from llm_finetune.runtime import heartbeat, shutdown
 from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.batches import StepShape, shape_of
 from llm_finetune.stages.judge import Judged, judge, keep, kept, write_results
 from llm_finetune.stages.train import Training, train
+from llm_finetune.storage import results
+from llm_finetune.storage.directory_lock import locked, locked_beside
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         tuned, training = _trained(model, settings, inputs, precision, folder, group)
         if group.ranks.is_writer:
             # Not every run has a checkpoint of its last step to go on from.
-            with signals.held_back():
+            with shutdown.held_back():
                 _write_tuned(tuned, training, settings, inputs, folder)
                 folder.finish("train", stages["train"])
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import SettingsError, UserError
-from llm_finetune.report.log import entry
+from llm_finetune.runtime.logging import entry
 from llm_finetune.settings import Settings, load_merged
 
 # Where the image must have what the job imports.

@@ -13,17 +13,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llm_finetune import atomic, fingerprint
+from llm_finetune import fingerprint
 from llm_finetune.checkpoints import folders
-from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.model import saving
 from llm_finetune.model.saving import is_saved
-from llm_finetune.report import results
 from llm_finetune.report.page import REPORT
-from llm_finetune.report.reading import SHAPES, read_checked, read_result
-from llm_finetune.volume import writing
+from llm_finetune.runtime import heartbeat
+from llm_finetune.storage import atomic, results
+from llm_finetune.storage.errors import writing
+from llm_finetune.storage.result_schemas import SHAPES, read_checked, read_result
 
 log = logging.getLogger(__name__)
 

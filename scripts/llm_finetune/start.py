@@ -7,15 +7,15 @@ import os
 import sys
 from contextlib import nullcontext
 
-from llm_finetune import signals
-from llm_finetune.distributed import Ranks, allocator, available_cores, heartbeat, launched, share
+from llm_finetune.distributed import Ranks, available_cores, launched, share
+from llm_finetune.host import allocator
 from llm_finetune.launcher import launch
 from llm_finetune.launcher.paths import resolved
-from llm_finetune.launcher.tether import tie_to_parent
-from llm_finetune.loading import loading
 from llm_finetune.machine import check_machine, machine_warnings
-from llm_finetune.report import streams
-from llm_finetune.report.log import configure
+from llm_finetune.runtime import heartbeat, shutdown, standard_streams
+from llm_finetune.runtime.fast_imports import loading
+from llm_finetune.runtime.logging import configure
+from llm_finetune.runtime.parent_death import tie_to_parent
 from llm_finetune.settings import Loaded, Settings, handing_on
 from llm_finetune.stages.ahead import preparing
 
@@ -33,7 +33,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     Returns:
         The exit code.
     """
-    signals.leave_when_told()
+    shutdown.leave_when_told()
     tie_to_parent()
     settings = resolved(loaded.settings)
     ranks = Ranks.from_environment()
@@ -52,7 +52,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
         with loading():
             from llm_finetune.check import check_job
 
-        streams.show(check_job(settings))
+        standard_streams.show(check_job(settings))
         return 0
     if not is_rank:
         os.environ.update(better_allocator)

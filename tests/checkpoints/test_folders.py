@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune import atomic
 from llm_finetune.checkpoints import folders, manifest
 from llm_finetune.checkpoints.writing import written_whole
 from llm_finetune.errors import OutputError
+from llm_finetune.storage import atomic
 
 
 def write(path: Path, step: int, content: bytes = b"weights") -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed import allocator
 from llm_finetune.errors import SettingsError
+from llm_finetune.host import allocator
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from llm_finetune.distributed import (
     processor_features,
     share,
 )
-from llm_finetune.distributed.instructions import MAX_CPU_ISA, TORCH
 from llm_finetune.errors import SettingsError
+from llm_finetune.host.instruction_set import MAX_CPU_ISA, TORCH
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed.memory import Memory, memory_limit, memory_now
+from llm_finetune.host.memory import Memory, memory_limit, memory_now
 
 MACHINE = {"proc/meminfo": "MemTotal: 16000 kB\nMemFree: 1000 kB\nMemAvailable: 4000 kB\n"}
 V2 = "sys/fs/cgroup/pod"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_finetune.distributed import Ranks
-from llm_finetune.distributed.numa import near_memory, nodes
+from llm_finetune.host.numa import near_memory, nodes
 
 
 class Machine:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from command import assignments, run_apart
-from llm_finetune.distributed.instructions import MAX_CPU_ISA
+from llm_finetune.host.instruction_set import MAX_CPU_ISA
 from plain import PLAIN
 
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from llm_finetune.distributed import Ranks
-from llm_finetune.distributed.network import address_towards
-from llm_finetune.distributed.ranks import master
 from llm_finetune.errors import GroupError, SettingsError
+from llm_finetune.host.network import address_towards
+from llm_finetune.runtime.ranks import master
 
 WHOLE = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from llm_finetune.distributed import progress, stall
-from llm_finetune.distributed.progress import Progress
+from llm_finetune.distributed import stall
 from llm_finetune.distributed.stall import Stalls
+from llm_finetune.runtime import rank_progress
+from llm_finetune.runtime.rank_progress import Progress
 
 LIMIT = 600.0
 BUSY = Progress(step=7, part=1, idle_seconds=0, quiet_seconds=40, longest_seconds=60, is_expected=True)
@@ -95,15 +96,15 @@ def test_a_judge_that_stood_still_itself_accuses_nobody(monkeypatch: pytest.Monk
 
 
 def test_a_process_knows_whether_it_does_something() -> None:
-    progress.begin_loop()
-    progress.step_done(3)
-    progress.part_done()
+    rank_progress.begin_loop()
+    rank_progress.step_done(3)
+    rank_progress.part_done()
     sum(range(10_000_000))
-    mine = progress.now()
+    mine = rank_progress.now()
     assert (mine.step, mine.part, mine.is_expected) == (3, 1, True)
     assert mine.idle_seconds == 0
-    with progress.apart():
-        assert not progress.now().is_expected
-    progress.end_loop()
-    assert not progress.now().is_expected
+    with rank_progress.apart():
+        assert not rank_progress.now().is_expected
+    rank_progress.end_loop()
+    assert not rank_progress.now().is_expected
     assert Progress.from_word(json.loads(json.dumps(asdict(mine)))) == mine

@@ -10,8 +10,8 @@ import time
 from typing import Any, NoReturn
 
 from llm_finetune.distributed import Ranks, join
-from llm_finetune.distributed.watch import end_now
 from llm_finetune.errors import DataError, UserError
+from llm_finetune.runtime.watchdog import end_now
 
 LONG = 1000.0  # seconds that no test waits: a rank must leave for a better reason
 

@@ -14,19 +14,19 @@ import sys
 import time
 from pathlib import Path
 
-from llm_finetune import signals
-from llm_finetune.distributed import Group, Ranks, heartbeat, join
-from llm_finetune.distributed.progress import begin_loop, end_loop
+from llm_finetune.distributed import Group, Ranks, join
 from llm_finetune.errors import DataError, UserError
-from llm_finetune.launcher.last_words import say
-from llm_finetune.launcher.tether import tie_to_parent
+from llm_finetune.runtime import heartbeat, shutdown
+from llm_finetune.runtime.parent_death import tie_to_parent
+from llm_finetune.runtime.rank_progress import begin_loop, end_loop
+from llm_finetune.runtime.termination_message import say
 
 STEPS = int(os.environ.get("STEPS", "40"))
 STEP_SECONDS = 0.05
 
 
 def main() -> int:
-    signals.leave_when_told()
+    shutdown.leave_when_told()
     tie_to_parent()
     settings = json.loads(Path(sys.argv[3]).read_text())["distributed"]
     ranks = Ranks.from_environment()

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 from llm_finetune.errors import RestartsError
-from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.leader import Crew, Leader
 from llm_finetune.launcher.member import Member
 from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
-from llm_finetune.report.results import read_json
+from llm_finetune.runtime.outcome import Ending
+from llm_finetune.storage.results import read_json
 
 NAME = "job-worker-0"
 

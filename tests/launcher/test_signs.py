@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed import Ranks, heartbeat
+from llm_finetune.distributed import Ranks
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher import signs
 from llm_finetune.launcher.signs import Signs
+from llm_finetune.runtime import heartbeat
 
 ONE = Ranks(0, 1, 0, 1)
 SHORT = {"step": 120, "used_bytes": 3_900_000_000, "limit_bytes": 4_000_000_000}

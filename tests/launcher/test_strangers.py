@@ -17,20 +17,21 @@ from hypothesis import strategies as st
 
 from fuzz import fuzz
 from line_pair import socket_pair
-from llm_finetune.distributed import door, handshake, heartbeat, secret
+from llm_finetune.distributed import door, handshake, secret
 from llm_finetune.distributed.alarm import Failure
 from llm_finetune.distributed.door import MOST_WAITING, Door
 from llm_finetune.distributed.handshake import UnprovenError, welcome
 from llm_finetune.distributed.line import Line, parsed
-from llm_finetune.distributed.progress import Progress
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.file_end import _CHECKS, missing_end
 from llm_finetune.launcher.member import Member, StopError, understood
 from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
+from llm_finetune.runtime import heartbeat
+from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.rank_progress import Progress
 
 HELLO = b'{"hello": {"name": "job-worker-1", "settings": "D"}}\n'
 ROUND = {"number": 1, "group_rank": 0, "group_size": 2, "master_addr": "10.0.0.1", "master_port": 4000}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.tally import Tally
+from llm_finetune.runtime.outcome import Ending
 
 KILLED, ASKED = Ending(137, "killed"), Ending(143, "drained", asked=True)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_finetune.launcher.last_words import say
-from llm_finetune.report.log import LONGEST, configure, entry, plain
+from llm_finetune.runtime.logging import LONGEST, configure, entry, plain
+from llm_finetune.runtime.termination_message import say
 
 FORGED = "a\x1b[2J\x1b]52;c;ZXZpbA==\x07b\r\n10:00:00 INFO done: model, results and report are in /evil\u202e"
 LINE = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ ")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from llm_finetune.report import charts, figures
+from llm_finetune.report import charts
 from llm_finetune.report.page import FILES, write_report
+from llm_finetune.runtime import formatting
 from llm_finetune.settings import load
 
 NASTY = "</script><b>bold</b> & \"double\" 'single' {{ 7 * 7 }}\nnext line"
@@ -243,18 +244,18 @@ def test_curves_stay_within_their_plot(values: list[float]) -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (figures.number(28.6706), "28.67"),
-        (figures.number(12345.6), "12,346"),
-        (figures.number(1e300), "1e+300"),
-        (figures.size(999), "999 bytes"),
-        (figures.size(999_900), "1 MB"),
-        (figures.size(5.4e12), "5.4 TB"),
-        (figures.duration(7.26), "7.3 s"),
-        (figures.duration(59.7), "1 min 0 s"),
-        (figures.duration(3 * 3600 + 61), "3 h 1 min"),
-        (figures.percent(0.125), "12.5%"),
-        (figures.setting(["q_proj", "v_proj"]), "q_proj v_proj"),
-        (figures.setting(None), "null"),
+        (formatting.number(28.6706), "28.67"),
+        (formatting.number(12345.6), "12,346"),
+        (formatting.number(1e300), "1e+300"),
+        (formatting.size(999), "999 bytes"),
+        (formatting.size(999_900), "1 MB"),
+        (formatting.size(5.4e12), "5.4 TB"),
+        (formatting.duration(7.26), "7.3 s"),
+        (formatting.duration(59.7), "1 min 0 s"),
+        (formatting.duration(3 * 3600 + 61), "3 h 1 min"),
+        (formatting.percent(0.125), "12.5%"),
+        (formatting.setting(["q_proj", "v_proj"]), "q_proj v_proj"),
+        (formatting.setting(None), "null"),
     ],
 )
 def test_figures_are_short(shown: str, expected: str) -> None:

@@ -51,8 +51,8 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
 
 ENDS = """if True:
     import os, signal, time
-    from llm_finetune.distributed.watch import end_after
-    from llm_finetune.launcher.signals import SignalledError, raised_signals
+    from llm_finetune.runtime.watchdog import end_after
+    from llm_finetune.runtime.signals import SignalledError, raised_signals
     try:
         with raised_signals():
             os.kill(os.getpid(), signal.SIGTERM)

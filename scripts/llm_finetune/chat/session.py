@@ -15,8 +15,8 @@ from llm_finetune.data.asking import Asking
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError, UserError
 from llm_finetune.model.folder import ModelFolder, kind_of, load_folder
-from llm_finetune.report import results
-from llm_finetune.report.log import configure
+from llm_finetune.runtime.logging import configure
+from llm_finetune.storage import results
 
 if TYPE_CHECKING:
     from llm_finetune.generation.decoding import Sampling

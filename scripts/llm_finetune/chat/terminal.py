@@ -6,8 +6,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from llm_finetune.report import streams
-from llm_finetune.report.log import plain, tell
+from llm_finetune.runtime import standard_streams
+from llm_finetune.runtime.logging import plain, tell
 
 
 def typed_lines() -> Iterator[str]:
@@ -43,7 +43,7 @@ def show(answer: str, end: str = "") -> None:
     Raises:
         SystemExit: whoever read the answers has left.
     """
-    if not streams.show(plain(answer) if at_terminal() else answer, end=end):
+    if not standard_streams.show(plain(answer) if at_terminal() else answer, end=end):
         raise SystemExit(128 + signal.SIGPIPE)
 
 

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from llm_finetune import atomic
 from llm_finetune.checkpoints import manifest
+from llm_finetune.storage import atomic
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_finetune import atomic
 from llm_finetune.checkpoints import folders, manifest
-from llm_finetune.volume import writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.errors import writing
 
 # Configuration, manifest and the file system's own needs, beside the tensors.
 SLACK_BYTES = 1_000_000

@@ -12,7 +12,7 @@ from typing import Any
 from llm_finetune.data.source import Source
 from llm_finetune.data.walking import visible_files
 from llm_finetune.errors import DataError
-from llm_finetune.volume import writing
+from llm_finetune.storage.errors import writing
 
 _PROBE_SECONDS = 10
 _TOKEN = "secret.encodedToken in the cluster, HF_TOKEN elsewhere"

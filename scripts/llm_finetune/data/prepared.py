@@ -30,12 +30,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.data.records import Origin
 from llm_finetune.data.summary import Summary
 from llm_finetune.errors import DataError
-from llm_finetune.report.figures import size
-from llm_finetune.volume import held_bytes, writing
+from llm_finetune.runtime.formatting import size
+from llm_finetune.storage.errors import held_bytes, writing
+from llm_finetune.storage.stale_files import remove_abandoned
 
 IGNORED = -100
 _SUMMARY = "prepared.json"

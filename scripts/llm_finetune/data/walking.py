@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_finetune.errors import DataError
-from llm_finetune.links import homes
+from llm_finetune.storage.symlinks import homes
 
 
 def visible_files(root: Path) -> list[Path]:

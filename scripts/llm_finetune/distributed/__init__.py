@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_finetune.distributed.backends import check_backend
-from llm_finetune.distributed.cores import available_cores, has_bf16, processor_features, share
-from llm_finetune.distributed.instructions import highest, lower_libraries
-from llm_finetune.distributed.ranks import Ranks, launched
+from llm_finetune.host.cpu import available_cores, has_bf16, processor_features, share
+from llm_finetune.host.instruction_set import highest, lower_libraries
+from llm_finetune.runtime.ranks import Ranks, launched
 
 if TYPE_CHECKING:
     from llm_finetune.distributed.group import Group, join

@@ -6,9 +6,9 @@ import importlib.util
 import os
 
 from llm_finetune.distributed import ccl
-from llm_finetune.distributed.network import interface_towards
-from llm_finetune.distributed.ranks import Ranks, master
 from llm_finetune.errors import SettingsError
+from llm_finetune.host.network import interface_towards
+from llm_finetune.runtime.ranks import Ranks, master
 
 INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "ccl": "FI_TCP_IFACE"}
 

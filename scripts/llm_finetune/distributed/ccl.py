@@ -13,9 +13,9 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from llm_finetune.distributed.cores import available_cores, share
-from llm_finetune.distributed.ranks import Ranks
 from llm_finetune.errors import SettingsError
+from llm_finetune.host.cpu import available_cores, share
+from llm_finetune.runtime.ranks import Ranks
 
 BINDINGS = "oneccl_bindings_for_pytorch"
 FEW_CORES = 4

@@ -16,10 +16,10 @@ from torch.distributed.distributed_c10d import Store
 from llm_finetune.distributed import backends, ccl
 from llm_finetune.distributed.alarm import Alarm, Failure
 from llm_finetune.distributed.lifeline import Lifeline
-from llm_finetune.distributed.ranks import Ranks
 from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous, connect
-from llm_finetune.distributed.watch import ended_after
 from llm_finetune.errors import GroupError, UserError
+from llm_finetune.runtime.ranks import Ranks
+from llm_finetune.runtime.watchdog import ended_after
 
 Backend = Literal["gloo", "ccl"]
 

@@ -23,18 +23,19 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from llm_finetune.distributed import handshake, progress
+from llm_finetune.distributed import handshake
 from llm_finetune.distributed.alarm import Alarm, Failure
 from llm_finetune.distributed.door import Door, NotAdmittedError
 from llm_finetune.distributed.line import Line, parsed
-from llm_finetune.distributed.network import address_towards
-from llm_finetune.distributed.progress import Progress
-from llm_finetune.distributed.ranks import Ranks, master
 from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
 from llm_finetune.distributed.stall import Stalls
 from llm_finetune.distributed.store import LONGEST_NAP, NEWS_SECONDS, Rendezvous
-from llm_finetune.distributed.watch import end_after
 from llm_finetune.errors import GroupError
+from llm_finetune.host.network import address_towards
+from llm_finetune.runtime import rank_progress
+from llm_finetune.runtime.rank_progress import Progress
+from llm_finetune.runtime.ranks import Ranks, master
+from llm_finetune.runtime.watchdog import end_after
 
 ADDRESS, ALL_TIED = "lifeline/address", "lifeline/all tied"
 PURPOSE = "ranks"
@@ -225,7 +226,7 @@ class Lifeline:
             time.sleep(stalls.every_seconds)
             if time.monotonic() - began > 2 * stalls.every_seconds:
                 stalls.excuse()
-            mine = progress.now()
+            mine = rank_progress.now()
             stalls.heard(self._ranks.rank, mine)
             for line in self._lines.values():
                 line.say(json.dumps({"progress": asdict(mine)}))

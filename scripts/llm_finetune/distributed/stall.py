@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llm_finetune.distributed.alarm import Failure
-from llm_finetune.distributed.progress import Progress
 from llm_finetune.errors import GroupError
+from llm_finetune.runtime.rank_progress import Progress
 
 SECONDS = 5.0  # from one word to the next
 SLOWEST = 10  # batches may take so many times as long as the longest so far

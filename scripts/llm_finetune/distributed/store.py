@@ -19,9 +19,9 @@ from torch.distributed import DistError, HashStore, TCPStore  # type: ignore[att
 from torch.distributed.distributed_c10d import Store
 
 from llm_finetune.distributed.alarm import Alarm
-from llm_finetune.distributed.ranks import Ranks, master
 from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import GroupError
+from llm_finetune.runtime.ranks import Ranks, master
 
 LONGEST_NAP = 1.0
 NEWS_SECONDS = 2.0

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from llm_finetune.model.merging import find_tuned
 from llm_finetune.model.stored import SHARD_BYTES, ShardWriter
-from llm_finetune.model.whole_folder import check_replaceable, copy_companions, whole_folder, write_config
+from llm_finetune.storage.atomic_directory import (
+    check_replaceable,
+    copy_companions,
+    whole_folder,
+    write_config,
+)
 
 
 def merge(

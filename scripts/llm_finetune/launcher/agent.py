@@ -19,12 +19,12 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
-from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.judgement import cause_of
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signals import name_of
-from llm_finetune.launcher.tether import holding_children
+from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.parent_death import holding_children
+from llm_finetune.runtime.signals import name_of
 
 PEERS_FIRST = 1.5  # they say better what it means
 

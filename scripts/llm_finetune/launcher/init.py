@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from llm_finetune.launcher.signals import NUMBERS
+from llm_finetune.runtime.signals import NUMBERS
 
 STOPPED_SECONDS = 60.0  # a debugger's stop is none: it is told to the debugger alone
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.ending import Ending
+from llm_finetune.runtime.outcome import Ending
 
 # How ranks end because another did: a lost peer, or the agent's SIGTERM.
 CONSEQUENCES = {GroupError.exit_code, 128 + signal.SIGTERM}

@@ -16,9 +16,9 @@ from llm_finetune.distributed import handshake
 from llm_finetune.distributed.line import Line, parsed
 from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.reception import PULSE_SECONDS, PURPOSE
 from llm_finetune.launcher.round import Round
+from llm_finetune.runtime.outcome import Ending
 
 CONNECT_SECONDS = 5.0
 PAUSE_SECONDS = 1.0

@@ -7,8 +7,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_finetune.distributed.ranks import HIGHEST_PORT, WHOLE
 from llm_finetune.errors import SettingsError
+from llm_finetune.runtime.ranks import HIGHEST_PORT, WHOLE
 
 PORT = 23456
 ETCD = ("etcd", "etcd-v2")

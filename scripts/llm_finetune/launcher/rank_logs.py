@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
-from llm_finetune import atomic
-from llm_finetune.volume import writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.errors import writing
 
 OUT, ERR = "out", "err"
 TAIL_BYTES = 65536

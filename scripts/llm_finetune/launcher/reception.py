@@ -13,7 +13,7 @@ from typing import Any
 from llm_finetune.distributed.door import Door, NotAdmittedError
 from llm_finetune.distributed.line import Line, parsed
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.ending import Ending
+from llm_finetune.runtime.outcome import Ending
 
 PURPOSE = "workers"
 GONE = "gone: it was killed, or its machine or link failed"

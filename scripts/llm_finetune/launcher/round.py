@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from llm_finetune.distributed.ranks import HIGHEST_PORT
+from llm_finetune.runtime.ranks import HIGHEST_PORT
 
 MOST = 10**9  # rounds, and workers
 ADDRESS = re.compile(r"[0-9A-Za-z.:%_-]{1,253}")

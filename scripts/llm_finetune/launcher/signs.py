@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llm_finetune.distributed import heartbeat
 from llm_finetune.errors import GroupError
+from llm_finetune.runtime import heartbeat
 
 SILENT_SECONDS = 3 * heartbeat.EVERY_SECONDS
 PREFIX = "heartbeat-"

@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.distributed.state_file import is_count, read_state
-from llm_finetune.launcher.ending import Ending
 from llm_finetune.launcher.round import MOST
-from llm_finetune.report.results import write_result
+from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.state_file import is_count, read_state
+from llm_finetune.storage.results import write_result
 
 COUNTS = ("number", "begun_at", "failures")
 

@@ -9,28 +9,28 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llm_finetune import atomic
-from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.distributed import available_cores, share
 from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.launcher import preload
 from llm_finetune.launcher.arrival import Copying, await_all, awaited_on
-from llm_finetune.launcher.ending import Ending
-from llm_finetune.launcher.last_words import leave_to_kubernetes
 from llm_finetune.launcher.leader import Crew, Leader
 from llm_finetune.launcher.member import Member, StopError
 from llm_finetune.launcher.operator import Place
 from llm_finetune.launcher.paths import check_written, resolved
 from llm_finetune.launcher.reception import Reception
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signals import SignalledError, name_of, raised_signals
 from llm_finetune.launcher.signs import Signs
 from llm_finetune.launcher.tally import Tally
 from llm_finetune.machine import check_machine
-from llm_finetune.report.log import configure
+from llm_finetune.runtime.logging import configure
+from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.signals import SignalledError, name_of, raised_signals
+from llm_finetune.runtime.termination_message import leave_to_kubernetes
 from llm_finetune.settings import Settings, load_merged
-from llm_finetune.volume import writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.errors import writing
+from llm_finetune.storage.stale_files import remove_abandoned
 
 STATE = ".launcher"  # what outlives a pod, within outputDir
 LOGS = "logs"

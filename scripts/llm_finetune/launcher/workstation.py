@@ -12,10 +12,10 @@ from pathlib import Path
 from llm_finetune.distributed import available_cores, launched, share
 from llm_finetune.distributed.secret import new_secret
 from llm_finetune.errors import GroupError
-from llm_finetune.interpreter import module
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signals import SignalledError, raised_signals
-from llm_finetune.report.log import tell
+from llm_finetune.runtime.interpreter import module
+from llm_finetune.runtime.logging import tell
+from llm_finetune.runtime.signals import SignalledError, raised_signals
 
 LAST_LINES = 20
 GRACE_SECONDS = 120.0

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.distributed import processor_features
-from llm_finetune.home import others_wrote, private_cache
+from llm_finetune.storage.stale_files import remove_abandoned
+from llm_finetune.storage.user_directories import others_wrote, private_cache
 
 COMPILERS = {".c": ("cc", "gcc"), ".cpp": ("c++", "g++")}
 ALWAYS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")

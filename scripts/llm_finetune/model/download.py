@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.abandoned import remove_abandoned
 from llm_finetune.errors import ModelError, OutputError
-from llm_finetune.report.figures import duration, size
-from llm_finetune.volume import held_bytes, writing
+from llm_finetune.runtime.formatting import duration, size
+from llm_finetune.storage.errors import held_bytes, writing
+from llm_finetune.storage.stale_files import remove_abandoned
 
 TOKEN = "cluster: secret.encodedToken; workstation: `hf auth login` or HF_TOKEN"
 SECONDS_BETWEEN_LINES = 10.0

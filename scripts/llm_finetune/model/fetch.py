@@ -7,8 +7,8 @@ from glob import escape
 from pathlib import Path
 
 from llm_finetune.errors import ModelError
-from llm_finetune.links import leading_out, leads_out
 from llm_finetune.model.download import download
+from llm_finetune.storage.symlinks import leading_out, leads_out
 
 # Small files first: with these alone, settings and data can be checked before gigabytes are fetched.
 DESCRIPTION_FILES = ["*.json", "*.jinja", "*.model", "tokenizer*", "vocab*", "merges.txt"]

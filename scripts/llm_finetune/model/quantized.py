@@ -22,8 +22,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from llm_finetune.distributed.cores import has_bf16
 from llm_finetune.errors import ModelError
+from llm_finetune.host.cpu import has_bf16
 from llm_finetune.model import base
 from llm_finetune.model.codes import QuantizedWeight, Scheme, packed_columns, rounded_to_8_bits
 from llm_finetune.model.kernels import quantized_linear

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_finetune import atomic
 from llm_finetune.model.adapters import load_adapter
 from llm_finetune.model.base import load_weights
 from llm_finetune.model.fetch import check_links
-from llm_finetune.volume import writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.errors import writing
 
 if TYPE_CHECKING:
     import torch

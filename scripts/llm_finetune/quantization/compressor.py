@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import Any
 
-from llm_finetune.home import private_cache
+from llm_finetune.storage.user_directories import private_cache
 
 
 def weight_only(name: str) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from llm_finetune.report import figures, results
 from llm_finetune.report.charts import Chart, Points, chart
-from llm_finetune.report.reading import read_result
 from llm_finetune.report.tables import quality, speed
+from llm_finetune.runtime import formatting
 from llm_finetune.settings import load
+from llm_finetune.storage import results
+from llm_finetune.storage.result_schemas import read_result
 
 REPORT = "report.html"
 TEMPLATE = "page.html.jinja"
@@ -99,7 +100,7 @@ def _facts(values: Json, training: Json) -> Iterator[tuple[str, str]]:
     train = values.get("train")
     if train:
         yield "Data", train.get("datasetName") or train.get("dataFile")
-        lora = f"LoRA of rank {train.get('loraRank')} on {figures.setting(train.get('loraTargetModules'))}"
+        lora = f"LoRA of rank {train.get('loraRank')} on {formatting.setting(train.get('loraTargetModules'))}"
         yield "Trained", lora if train.get("useLora") else "all weights"
     if training:
         rows = training.get("sequences_per_step")
@@ -109,20 +110,27 @@ def _facts(values: Json, training: Json) -> Iterator[tuple[str, str]]:
 def _headlines(training: Json, evaluation: Json, quantization: Json, benchmark: Json) -> Iterator[Headline]:
     base, tuned = evaluation.get("base"), evaluation.get("tuned")
     if judged := tuned or base:
-        before = figures.number(base["perplexity"]) if base and tuned else ""
-        after = figures.number(judged["perplexity"])
+        before = formatting.number(base["perplexity"]) if base and tuned else ""
+        after = formatting.number(judged["perplexity"])
         yield Headline("Perplexity", before, after, "", "on validation records")
     if training:
-        seconds, rate = figures.duration(training["seconds"]), figures.number(training["tokens_per_second"])
+        seconds, rate = (
+            formatting.duration(training["seconds"]),
+            formatting.number(training["tokens_per_second"]),
+        )
         yield Headline("Training", "", seconds, "", f"{training['steps']:,} steps")
         yield Headline("Training speed", "", rate, "tokens/s", "of records, without padding")
-        memory = figures.size(training["peak_memory_bytes"])
+        memory = formatting.size(training["peak_memory_bytes"])
         yield Headline("Peak memory", "", memory, "", "of a process, while training")
     if quantization:
-        before, after = (figures.size(quantization[key]) for key in ("unquantized_size_bytes", "size_bytes"))
+        before, after = (
+            formatting.size(quantization[key]) for key in ("unquantized_size_bytes", "size_bytes")
+        )
         note = f"{quantization['algorithm']}, {quantization['bits']} bits"
         yield Headline("Quantized", before, after, "", note)
-    rates = {name: figures.number(figure["decode_tokens_per_second"]) for name, figure in benchmark.items()}
+    rates = {
+        name: formatting.number(figure["decode_tokens_per_second"]) for name, figure in benchmark.items()
+    }
     if rates:
         before = rates["tuned"] if len(rates) > 1 else ""
         model, rate = list(rates.items())[-1]
@@ -145,7 +153,7 @@ def _settings(values: Json) -> Iterator[Setting]:
     """The settings of the run, each beside the chart's."""
     default = dict(_leaves(load([]).settings.to_values()))
     for key, value in _leaves(values):
-        yield Setting(key, figures.setting(value), figures.setting(default.get(key)))
+        yield Setting(key, formatting.setting(value), formatting.setting(default.get(key)))
 
 
 def _leaves(tree: Json, above: str = "") -> Iterator[tuple[str, Any]]:

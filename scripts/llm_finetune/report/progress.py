@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llm_finetune.report.log import entry
+from llm_finetune.runtime.logging import entry
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llm_finetune.report import figures
+from llm_finetune.runtime import formatting
 
 Json = dict[str, Any]
 
@@ -68,22 +68,22 @@ def speed(evaluation: Json, quantization: Json, benchmark: Json) -> Table | None
 
 
 def _quality_rows(models: list[Json]) -> Iterator[Row | None]:
-    yield _row("Perplexity", "lower", models, "perplexity", figures.number)
-    yield _row("Loss", "lower", models, "loss", figures.number)
-    yield _row("ROUGE-L", "higher", models, "rouge_l", figures.percent)
-    yield _row("Exact match", "higher", models, "exact_match", figures.percent)
+    yield _row("Perplexity", "lower", models, "perplexity", formatting.number)
+    yield _row("Loss", "lower", models, "loss", formatting.number)
+    yield _row("ROUGE-L", "higher", models, "rouge_l", formatting.percent)
+    yield _row("Exact match", "higher", models, "exact_match", formatting.percent)
 
 
 def _speed_rows(models: list[Json]) -> Iterator[Row | None]:
-    yield _row("Size of the model", "lower", models, "size", figures.size)
-    yield _row("Perplexity", "lower", models, "perplexity", figures.number)
-    yield _row("Decoding, tokens/s", "higher", models, "decode_tokens_per_second", figures.number)
-    yield _row("Prefill, tokens/s", "higher", models, "prefill_tokens_per_second", figures.number)
+    yield _row("Size of the model", "lower", models, "size", formatting.size)
+    yield _row("Perplexity", "lower", models, "perplexity", formatting.number)
+    yield _row("Decoding, tokens/s", "higher", models, "decode_tokens_per_second", formatting.number)
+    yield _row("Prefill, tokens/s", "higher", models, "prefill_tokens_per_second", formatting.number)
     latencies = [model.get("latency_ms") or {} for model in models]
     for percentile, words in (("p50", "Median"), ("p90", "p90"), ("p99", "p99")):
-        yield _row(f"{words} latency of a token, ms", "lower", latencies, percentile, figures.number)
-    yield _row("Peak memory", "lower", models, "peak_memory_bytes", figures.size)
-    yield _row("Share of memory bandwidth", "higher", models, "bandwidth_share", figures.percent)
+        yield _row(f"{words} latency of a token, ms", "lower", latencies, percentile, formatting.number)
+    yield _row("Peak memory", "lower", models, "peak_memory_bytes", formatting.size)
+    yield _row("Share of memory bandwidth", "higher", models, "bandwidth_share", formatting.percent)
 
 
 def _table(title: str, names: list[str], rows: Iterator[Row | None], notes: list[str]) -> Table | None:
@@ -113,7 +113,7 @@ def _how_quantized(quantization: Json) -> Iterator[str]:
             "a scale a row" if group == -1 else f"a scale for {group} weights",
             {"sym": "symmetric", "asym": "asymmetric"}.get(quantization.get("scheme", ""), ""),
             f"run by {quantization['kernel']}" if quantization.get("kernel") else "",
-            f"quantized in {figures.duration(quantization['seconds'])}",
+            f"quantized in {formatting.duration(quantization['seconds'])}",
         ]
         yield "Quantized by " + ", ".join(part for part in parts if part) + "."
 
@@ -122,7 +122,7 @@ def _how_measured(benchmark: Json) -> Iterator[str]:
     if benchmark:
         measured = next(iter(benchmark.values()))
         count, cores = measured["instances"], measured["cores_per_instance"]
-        bandwidth = figures.size(measured["memory_bandwidth_bytes_per_second"])
+        bandwidth = formatting.size(measured["memory_bandwidth_bytes_per_second"])
         yield (
             f"Speed at batch size 1, {count} instance{'s' * (count > 1)} with {cores} "
             f"core{'s' * (cores > 1)} each; these cores read {bandwidth}/s from memory."

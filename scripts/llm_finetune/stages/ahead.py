@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import DataError
-from llm_finetune.launcher.signals import heeded
-from llm_finetune.launcher.tether import end_with
+from llm_finetune.runtime.parent_death import end_with
+from llm_finetune.runtime.signals import heeded
 from llm_finetune.settings import Settings
 
 Ahead = Callable[[], Path | None]

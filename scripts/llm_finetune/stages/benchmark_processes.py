@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
 from llm_finetune.errors import ModelError
-from llm_finetune.interpreter import module
-from llm_finetune.launcher.tether import holding_children
+from llm_finetune.runtime.interpreter import module
+from llm_finetune.runtime.parent_death import holding_children
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from llm_finetune.distributed.memory import memory_limit
 from llm_finetune.errors import SettingsError
+from llm_finetune.host.memory import memory_limit
 from llm_finetune.model.memory import MemoryNeed, training_need
 from llm_finetune.model.precision import Precision
-from llm_finetune.report.figures import size
+from llm_finetune.runtime.formatting import size
 from llm_finetune.settings import TrainSettings
 
 log = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from llm_finetune.distributed import Group
 from llm_finetune.errors import LossError, ModelError, UserError
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.model.precision import Precision
-from llm_finetune.report import results
-from llm_finetune.report.reading import read_result
 from llm_finetune.settings import EvalSettings
 from llm_finetune.stages.evaluate import Evaluation, evaluate
 from llm_finetune.stages.samples import Sample, sample_answers, scores, side_by_side
+from llm_finetune.storage import results
+from llm_finetune.storage.result_schemas import read_result
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NoReturn
 
-from llm_finetune import signals
 from llm_finetune.checkpoints.keeper import Keeper
 from llm_finetune.distributed.alarm import Failure
 from llm_finetune.distributed.group import Group
-from llm_finetune.distributed.watch import end_now
 from llm_finetune.errors import UserError
-from llm_finetune.launcher.last_words import say
+from llm_finetune.runtime import shutdown
+from llm_finetune.runtime.termination_message import say
+from llm_finetune.runtime.watchdog import end_now
 
 
 class Leaving:
@@ -31,7 +31,7 @@ class Leaving:
         self._open = ExitStack()
 
     def __enter__(self) -> None:
-        self._open.enter_context(signals.attended(self._for_signal))
+        self._open.enter_context(shutdown.attended(self._for_signal))
         self._open.enter_context(self._group.failure_answered_by(self._for_peer))
 
     def __exit__(
@@ -49,7 +49,7 @@ class Leaving:
 
     def _for_signal(self, number: int) -> NoReturn:
         rank = self._group.ranks.rank
-        told = signals.told(number)
+        told = shutdown.told(number)
         try:
             self._keep()
             self._group.report(128 + number, f"rank {rank} was {told}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.data import Columns, PreparePlan, Source, prepare
 from llm_finetune.data.summary import Summary
-from llm_finetune.home import user_home
 from llm_finetune.settings import Settings
+from llm_finetune.storage.user_directories import user_home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,18 +21,18 @@ from llm_finetune.model.merging import TunedModel
 from llm_finetune.model.quantized import DESCRIPTION, Description, features, is_linear, load_quantized
 from llm_finetune.model.stored import ShardWriter, StoredWeights
 from llm_finetune.model.unstacking import Stack, unstack
-from llm_finetune.model.whole_folder import (
-    check_replaceable,
-    copy_companions,
-    whole_folder,
-    write_config,
-)
 from llm_finetune.quantization.awq import awq
 from llm_finetune.quantization.gptq import gptq
 from llm_finetune.quantization.nearest import round_to_nearest
 from llm_finetune.quantization.rehearsal import rehearse
 from llm_finetune.quantization.teq import teq
 from llm_finetune.settings import QuantizeSettings
+from llm_finetune.storage.atomic_directory import (
+    check_replaceable,
+    copy_companions,
+    whole_folder,
+    write_config,
+)
 
 log = logging.getLogger(__name__)
 

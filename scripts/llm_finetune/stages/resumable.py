@@ -25,11 +25,11 @@ from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer
 from llm_finetune.data import Split
 from llm_finetune.distributed.group import Group
-from llm_finetune.distributed.progress import apart, begin_loop, end_loop
 from llm_finetune.errors import LossError, SettingsError
+from llm_finetune.runtime.rank_progress import apart, begin_loop, end_loop
 from llm_finetune.stages.batches import DealtBatches, deal
 from llm_finetune.stages.leaving import Leaving
-from llm_finetune.volume import writing
+from llm_finetune.storage.errors import writing
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llm_finetune.distributed.control_groups import control_groups, lines
-from llm_finetune.distributed.instructions import highest
+from llm_finetune.host.cgroups import control_groups, lines
+from llm_finetune.host.instruction_set import highest
 
 BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's name for it
 UNBOUND = float("inf")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llm_finetune.launcher.ending import Ending
-from llm_finetune.report.log import plain, tell
-from llm_finetune.report.results import write_json
+from llm_finetune.runtime.logging import plain, tell
+from llm_finetune.runtime.outcome import Ending
+from llm_finetune.storage.results import write_json
 
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_READS_BYTES = 4096

@@ -15,11 +15,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_finetune import atomic
-from llm_finetune.distributed import progress
-from llm_finetune.distributed.memory import Memory, memory_now
-from llm_finetune.distributed.ranks import Ranks
-from llm_finetune.distributed.state_file import is_count, read_state
+from llm_finetune.host.memory import Memory, memory_now
+from llm_finetune.runtime import rank_progress
+from llm_finetune.runtime.ranks import Ranks
+from llm_finetune.runtime.state_file import is_count, read_state
+from llm_finetune.storage import atomic
 
 FILE = "LLM_FINETUNE_HEARTBEAT"
 EVERY_SECONDS = 5.0
@@ -48,7 +48,7 @@ class Heartbeat:
 
 def beat(step: int) -> None:
     """Notes that a step is done; costs nothing."""
-    progress.step_done(step)
+    rank_progress.step_done(step)
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _write_often(file: Path, over: threading.Event) -> None:
     while True:
         now = memory_now()
         content = {
-            "step": progress.steps_done(),
+            "step": rank_progress.steps_done(),
             "used_bytes": now.used_bytes,
             "limit_bytes": now.limit_bytes,
         }

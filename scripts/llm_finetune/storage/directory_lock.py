@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from llm_finetune import atomic
 from llm_finetune.errors import GroupError
-from llm_finetune.volume import writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.errors import writing
 
 NAME = ".lock"
 POLL_SECONDS = 0.5

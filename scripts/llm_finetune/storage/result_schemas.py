@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from llm_finetune.errors import OutputError
-from llm_finetune.report import results
+from llm_finetune.storage import results
 
 Figures = dict[str, float]
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from llm_finetune.distributed.watch import end_now
-from llm_finetune.launcher.last_words import say
-from llm_finetune.launcher.signals import NUMBERS, heeded
+from llm_finetune.runtime.signals import NUMBERS, heeded
+from llm_finetune.runtime.termination_message import say
+from llm_finetune.runtime.watchdog import end_now
 
 # A download's threads go on to the end of their files, and the interpreter would wait for them.
 SECONDS_TO_LEAVE = 10.0

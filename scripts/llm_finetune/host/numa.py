@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_finetune.distributed.control_groups import lines
-from llm_finetune.distributed.cores import available_cores
-from llm_finetune.distributed.ranks import Ranks
+from llm_finetune.host.cgroups import lines
+from llm_finetune.host.cpu import available_cores
+from llm_finetune.runtime.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llm_finetune import atomic
-from llm_finetune.volume import writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.errors import writing
 
 TRAIN = "train_results.json"
 BASE = "base_results.json"  # of the base model alone, until the tuned one's are there too

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from llm_finetune.distributed.heartbeat import fall_silent
 from llm_finetune.errors import GroupError
+from llm_finetune.runtime.heartbeat import fall_silent
 
 
 def end_now(exit_code: int) -> NoReturn:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_finetune import atomic
 from llm_finetune.errors import OutputError
-from llm_finetune.folder_lock import locked_beside
-from llm_finetune.volume import check_writable, mount_points, writing
+from llm_finetune.storage import atomic
+from llm_finetune.storage.directory_lock import locked_beside
+from llm_finetune.storage.errors import check_writable, mount_points, writing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_finetune.distributed.control_groups import control_groups, lines
+from llm_finetune.host.cgroups import control_groups, lines
 
 SHORT = 0.85  # of the limit: what the kernel kills for comes in leaps
 
