@@ -22,19 +22,19 @@ from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.asking import Asking
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.generation.decoding import decode
-from llm_finetune.model import adapters, base
-from llm_finetune.model.adapter_config import read_config
-from llm_finetune.model.fetch import fetch
-from llm_finetune.model.folder import load_folder
-from llm_finetune.model.merging import find_tuned
-from llm_finetune.model.quantized import load_quantized
-from llm_finetune.model.saving import save_weights
-from llm_finetune.model.stored import StoredWeights
+from llm_finetune.models import adapters, loading
+from llm_finetune.models.adapter_config import read_config
+from llm_finetune.models.merging import find_tuned
+from llm_finetune.models.model_directory import load_folder
+from llm_finetune.models.resolve import fetch
+from llm_finetune.models.safetensors_io import StoredWeights
+from llm_finetune.models.saving import save_weights
+from llm_finetune.quantization.quantize import quantize
+from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.report.page import write_report
 from llm_finetune.runtime import heartbeat
 from llm_finetune.settings import load
 from llm_finetune.stages import judge
-from llm_finetune.stages.quantize import quantize
 from llm_finetune.storage import result_schemas, results
 
 ANY = fuzz(100)
@@ -200,9 +200,9 @@ def test_any_bytes_for_a_sign_of_life(tmp_path_factory: pytest.TempPathFactory, 
 
 def describe(model: Path) -> None:
     """All that is read of a model before its weights."""
-    config = base.load_config(fetch(str(model), None, weights=True, code=False), False)
-    base.check_fits(config, base.load_tokenizer(model, False), 64)
-    base.outline(config, False)
+    config = loading.load_config(fetch(str(model), None, weights=True, code=False), False)
+    loading.check_fits(config, loading.load_tokenizer(model, False), 64)
+    loading.outline(config, False)
 
 
 @pytest.mark.parametrize("name", list(result_schemas.SHAPES))
@@ -272,7 +272,7 @@ def test_weights_cut_or_changed_anywhere(model: Path, data: st.DataObject) -> No
     spoilt = kept[:place] if data.draw(st.booleans()) else kept[:place] + b"\xff" + kept[place + 1 :]
     with holding(file, spoilt), right_or(ModelError, str(model)):
         list(StoredWeights(model).mapped())
-        base.load_weights(model, torch.float32, False)
+        loading.load_weights(model, torch.float32, False)
 
 
 @pytest.fixture(scope="session")
@@ -370,7 +370,7 @@ def test_weights_of_an_adapter_cut_or_changed_anywhere(adapter: Path, data: st.D
 def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter")
     plan = adapters.LoraPlan(rank=2, alpha=4, dropout=0, target_modules=("q_proj",), rslora=False, dora=False)
-    model = adapters.add_adapters(base.load_weights(model_folder, torch.float32, False), plan)
+    model = adapters.add_adapters(loading.load_weights(model_folder, torch.float32, False), plan)
     adapters.name_base(model, str(model_folder), None)
     save_weights(model, folder)
     return folder
@@ -381,7 +381,7 @@ def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_any_bytes_for_prompt_json(model: Path, content: bytes) -> None:
     (model / "prompt.json").write_bytes(content)
     with right_or(ModelError, "prompt.json"):
-        Asking(base.load_tokenizer(model, False), asked_as(model))
+        Asking(loading.load_tokenizer(model, False), asked_as(model))
 
 
 @given(content=BYTES)
@@ -417,6 +417,6 @@ def check_records(file: Path, content: bytes, model_folder: Path) -> None:
     cache = file.parent / "cache"
     plan = PreparePlan(training=(Source(files=file),), with_validation=False)
     with right_or(DataError, file.name):
-        prepared = open_prepared(prepare(plan, base.load_tokenizer(model_folder, False), cache))
+        prepared = open_prepared(prepare(plan, loading.load_tokenizer(model_folder, False), cache))
         assert prepared.summary.train.rows
     assert not list(cache.glob(".*"))

@@ -326,7 +326,7 @@ def test_an_answer_steers_no_terminal_and_reaches_a_file_as_it_is(
     chat: Chat, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "red\x1b[31m\x1b]0;owned\x07 and\tnew\nlines\u202e"
-    monkeypatch.setattr("llm_finetune.generation.text.Answer.pieces", lambda *_: iter(said))
+    monkeypatch.setattr("llm_finetune.generation.detokenization.Answer.pieces", lambda *_: iter(said))
     assert chat(folders["text"], "Say it.\n").text == f"{said}\n"
     monkeypatch.setattr("llm_finetune.chat.terminal.at_terminal", lambda: True)
     shown = r"red\x1b[31m\x1b]0;owned\x07 and" + "\tnew\nlines" + r"\u202e"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.model.compiled import compiled
+from llm_finetune.kernels.compile import compiled
 from llm_finetune.stages.prepare import cache_folder
 from llm_finetune.storage import user_directories
 
@@ -86,7 +86,7 @@ def test_a_library_that_somebody_else_could_have_put_there_is_compiled_anew(
 ) -> None:
     if not shutil.which("gcc"):
         pytest.skip("needs a compiler")
-    monkeypatch.setattr("llm_finetune.model.compiled.ALWAYS", ("-fPIC", "-shared"))
+    monkeypatch.setattr("llm_finetune.kernels.compile.ALWAYS", ("-fPIC", "-shared"))
     source = tmp_path / "own.c"
     source.write_text("int whose(void) { return 1; }")
     assert compiled([source], []).whose() == 1

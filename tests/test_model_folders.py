@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from fuzz import fuzz
 from llm_finetune.errors import ModelError
 from llm_finetune.inputs import describe_model
-from llm_finetune.model import base
-from llm_finetune.model.fast.install import Switches, quicken
-from llm_finetune.model.fetch import fetch
-from llm_finetune.model.isolation import check_isolation, check_runs
+from llm_finetune.kernels.training.optimize import Switches, quicken
+from llm_finetune.models import loading
+from llm_finetune.models.packing_check import check_isolation, check_runs
+from llm_finetune.models.resolve import fetch
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.settings import Settings, load
 
@@ -70,7 +70,7 @@ def trained(asked: Settings, folder: Path) -> None:
     fetch(str(folder), None, weights=True, code=False)
     config, tokenizer = describe_model(asked, folder)
     tokenizer("The red fox runs.")
-    model: Any = base.load_weights(folder, torch.float32, trust_remote_code=False)
+    model: Any = loading.load_weights(folder, torch.float32, trust_remote_code=False)
     check_runs(model, config.get_text_config().vocab_size)
     check_isolation(model, config.get_text_config().vocab_size)
     quicken(model, Switches(), partial(label_log_probs, model), ignored=IGNORED)

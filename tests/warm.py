@@ -234,9 +234,9 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
     "leaving a model": [("llm_finetune.job", "save_model")],
     "judging": [("llm_finetune.job", "judge")],
     "quantizing": [
-        ("llm_finetune.model.stored:ShardWriter", "add"),
-        ("llm_finetune.stages.quantize", "copy_companions"),
-        ("llm_finetune.stages.quantize", "load_quantized"),
+        ("llm_finetune.models.safetensors_io:ShardWriter", "add"),
+        ("llm_finetune.quantization.quantize", "copy_companions"),
+        ("llm_finetune.quantization.quantize", "load_quantized"),
     ],
     "measuring": [
         ("llm_finetune.stages.benchmark", "answers"),

@@ -19,9 +19,9 @@ folder, count = Path(sys.argv[1]), int(sys.argv[2])
 allocator.start_again_with(allocator.wanted("auto", os.environ))
 
 from llm_finetune.data import open_prepared, prepare  # noqa: E402
-from llm_finetune.model import base  # noqa: E402
-from llm_finetune.model.fast.install import Switches, quicken  # noqa: E402
-from llm_finetune.model.precision import choose_precision  # noqa: E402
+from llm_finetune.kernels.training.optimize import Switches, quicken  # noqa: E402
+from llm_finetune.models import loading  # noqa: E402
+from llm_finetune.models.precision import choose_precision  # noqa: E402
 from llm_finetune.objective.supervised import IGNORED, label_log_probs  # noqa: E402
 from llm_finetune.settings import load  # noqa: E402
 from llm_finetune.stages.evaluate import evaluate  # noqa: E402
@@ -33,10 +33,10 @@ train = {
 }  # fmt: skip
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
 settings = load([], [f"distributed={json.dumps(values)}"], [], []).settings
-tokenizer = base.load_tokenizer(folder / "model", False)
+tokenizer = loading.load_tokenizer(folder / "model", False)
 rows = open_prepared(prepare(plan(settings), tokenizer, Path(tempfile.mkdtemp())))
 precision = choose_precision(bf16=True, trains_all_weights=False)
-model = base.load_weights(folder / "model", precision.weights, trust_remote_code=False)
+model = loading.load_weights(folder / "model", precision.weights, trust_remote_code=False)
 quicken(model, Switches(), partial(label_log_probs, model), ignored=IGNORED)
 
 with join("gloo", Ranks.from_environment(), 60) as group:

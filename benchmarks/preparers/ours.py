@@ -11,12 +11,12 @@ from pathlib import Path
 import turns
 
 from llm_finetune.data import open_prepared, prepare
-from llm_finetune.model import base
+from llm_finetune.models import loading
 from llm_finetune.settings import load
 from llm_finetune.stages.prepare import plan
 
 folder = Path(sys.argv[1])
-tokenizer = base.load_tokenizer(folder / "model", False)
+tokenizer = loading.load_tokenizer(folder / "model", False)
 train = {"datasetName": None, "dataFile": str(folder / "records.jsonl"), "promptFormat": "sections"}
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
 wanted = plan(load([], [f"distributed={json.dumps(values)}"], [], []).settings)

@@ -9,8 +9,8 @@ from transformers import PretrainedConfig
 
 from llm_finetune.data.preview import Preview, preview
 from llm_finetune.inputs import describe_model, fitted_to_model, lora_plan
-from llm_finetune.model import adapters, base
-from llm_finetune.model.fetch import fetch, has_weights
+from llm_finetune.models import adapters, loading
+from llm_finetune.models.resolve import fetch, has_weights
 from llm_finetune.runtime.logging import entry, indented
 from llm_finetune.settings import Settings
 from llm_finetune.stages.prepare import plan, remarks
@@ -33,7 +33,7 @@ def check_job(settings: Settings) -> str:
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
     config, tokenizer = describe_model(settings, folder)
     if has_weights(folder):
-        base.load_weights(folder, torch.float32, trust, device="meta")
+        loading.load_weights(folder, torch.float32, trust, device="meta")
     lines = [entry(f"model    {name}: {_model(settings, config)}")]
     if settings.train.data_file or settings.train.dataset_name:
         fitted = fitted_to_model(settings, config)
@@ -44,7 +44,7 @@ def check_job(settings: Settings) -> str:
 
 
 def _model(settings: Settings, config: PretrainedConfig) -> str:
-    model = base.outline(config, settings.trust_remote_code)
+    model = loading.outline(config, settings.trust_remote_code)
     total = model.num_parameters()
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     words = [config.model_type, f"{total:,} parameters", f"context {context:,} tokens" if context else ""]

@@ -14,22 +14,22 @@ from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import context_length
-from llm_finetune.model import adapters, base, experts
-from llm_finetune.model.fetch import fetch, has_weights
-from llm_finetune.model.isolation import keeps_apart
-from llm_finetune.model.merging import absent_weights, find_tuned, is_at_hand
-from llm_finetune.model.plausible import check_size
-from llm_finetune.model.precision import Precision
-from llm_finetune.model.rotary import check_lengths_apart
-from llm_finetune.model.stored import StoredWeights
+from llm_finetune.models import adapters, experts, loading
+from llm_finetune.models.config_limits import check_size
+from llm_finetune.models.merging import absent_weights, find_tuned, is_at_hand
+from llm_finetune.models.packing_check import keeps_apart
+from llm_finetune.models.precision import Precision
+from llm_finetune.models.resolve import fetch, has_weights
+from llm_finetune.models.rotary import check_lengths_apart
+from llm_finetune.models.safetensors_io import StoredWeights
+from llm_finetune.quantization.quantize import check as check_quantization
+from llm_finetune.quantization.quantize import check_weights
 from llm_finetune.run_folder import check_keeps
 from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
 from llm_finetune.stages.fits import choose_checkpointing
 from llm_finetune.stages.prepare import prepare_data, told
-from llm_finetune.stages.quantize import check as check_quantization
-from llm_finetune.stages.quantize import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,14 @@ def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
 def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """Configuration and tokenizer, held against the settings before any weight is read."""
     trust = settings.trust_remote_code
-    config, tokenizer = base.load_config(folder, trust), base.load_tokenizer(folder, trust)
-    base.check_fits(config, tokenizer, settings.train.max_seq_length)
-    base.check_generation_config(folder)
-    outline = base.outline(config, trust)
+    config, tokenizer = loading.load_config(folder, trust), loading.load_tokenizer(folder, trust)
+    loading.check_fits(config, tokenizer, settings.train.max_seq_length)
+    loading.check_generation_config(folder)
+    outline = loading.outline(config, trust)
     check_size(outline.num_parameters(), folder)
     check_lengths_apart(outline, settings.train.max_seq_length)
     if settings.do_train and settings.train.use_lora:
-        _check_adapter(settings, outline, base.outline(config, trust))
+        _check_adapter(settings, outline, loading.outline(config, trust))
     if settings.do_train:
         check_keeps(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
@@ -131,7 +131,7 @@ def _check_quantization(settings: Settings, folder: Path, config: PretrainedConf
     trust, to_quantize = settings.trust_remote_code, tuned_folder(settings, folder)
     if settings.do_train:
         stored = StoredWeights(folder) if has_weights(folder) else None
-        check_weights(absent_weights(base.outline(config, trust), stored), folder)
+        check_weights(absent_weights(loading.outline(config, trust), stored), folder)
     elif is_at_hand(to_quantize):
         tuned = find_tuned(to_quantize, trust)
         check_weights(tuned.absent, tuned.folder)
@@ -177,7 +177,7 @@ def fitted_to_memory(settings: Settings, inputs: Inputs, precision: Precision, p
     """
     assert inputs.prepared
     rows = inputs.prepared.summary.train
-    model = base.outline(inputs.config, settings.trust_remote_code)
+    model = loading.outline(inputs.config, settings.trust_remote_code)
     checkpointing = choose_checkpointing(
         adapters.add_adapters(model, lora_plan(settings)) if settings.train.use_lora else model,
         settings.train,
@@ -194,7 +194,7 @@ def expected_checkpoints(settings: Settings, inputs: Inputs) -> Expected:
     """What the checkpoints of this run hold."""
     assert inputs.prepared
     train = settings.train
-    model = base.outline(inputs.config, settings.trust_remote_code)
+    model = loading.outline(inputs.config, settings.trust_remote_code)
     tied = model.all_tied_weights_keys
     if train.use_lora:
         model = adapters.add_adapters(model, lora_plan(settings))

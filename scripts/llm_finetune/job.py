@@ -17,11 +17,11 @@ from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError
 from llm_finetune.host.numa import near_memory
 from llm_finetune.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
-from llm_finetune.model import adapters, base, extension
-from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
-from llm_finetune.model.isolation import check_isolation, check_runs
-from llm_finetune.model.precision import Precision, choose_precision
-from llm_finetune.model.saving import check_room, load_tuned, save_model
+from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
+from llm_finetune.models import adapters, ipex, loading
+from llm_finetune.models.packing_check import check_isolation, check_runs
+from llm_finetune.models.precision import Precision, choose_precision
+from llm_finetune.models.saving import check_room, load_tuned, save_model
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.run_folder import RunFolder, look_for_results, look_into, mend
 from llm_finetune.runtime import heartbeat, shutdown
@@ -51,9 +51,9 @@ def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead,
     if not wanted:
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
-    if settings.train.use_ipex and extension.is_installed():
+    if settings.train.use_ipex and ipex.is_installed():
         # For good, so before any stage: one that comes later, or alone in a process, computes with them too.
-        log.info("using the kernels of the Intel extension %s", extension.register_kernels())
+        log.info("using the kernels of the Intel extension %s", ipex.register_kernels())
     patience = settings.wait_for_lost_minutes * 60
     output = Path(settings.train.output_dir)
     with ExitStack() as held:
@@ -279,7 +279,9 @@ def _precision(settings: Settings, group: Group) -> Precision:
 def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torch.nn.Module:
     """The base model on its device, proved to keep the records of a row apart."""
     log.info("loading %s in %s", inputs.folder, str(precision.weights).removeprefix("torch."))
-    model: torch.nn.Module = base.load_weights(inputs.folder, precision.weights, settings.trust_remote_code)
+    model: torch.nn.Module = loading.load_weights(
+        inputs.folder, precision.weights, settings.trust_remote_code
+    )
     vocab_size = inputs.config.get_text_config().vocab_size
     check_runs(model, vocab_size)
     if inputs.packed:

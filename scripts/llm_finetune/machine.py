@@ -6,7 +6,7 @@ import importlib.util
 
 from llm_finetune.distributed import available_cores, check_backend, has_bf16
 from llm_finetune.errors import SettingsError
-from llm_finetune.model import extension
+from llm_finetune.models import ipex
 from llm_finetune.settings import Settings
 
 # More than one gains nothing, and each of them needs memory of its own.
@@ -41,7 +41,7 @@ def check_machine(settings: Settings, processes: int) -> None:
 
 def machine_warnings(settings: Settings) -> list[str]:
     """Settings that have no effect on this machine, a line each."""
-    if settings.train.use_ipex and not extension.is_installed():
+    if settings.train.use_ipex and not ipex.is_installed():
         return [
             "distributed.train.useIpex: the Intel extension is not installed; torch's own kernels are used"
         ]

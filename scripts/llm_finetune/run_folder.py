@@ -17,8 +17,8 @@ from llm_finetune import fingerprint
 from llm_finetune.checkpoints import folders
 from llm_finetune.errors import OutputError
 from llm_finetune.fingerprint import Deciding
-from llm_finetune.model import saving
-from llm_finetune.model.saving import is_saved
+from llm_finetune.models import saving
+from llm_finetune.models.saving import is_saved
 from llm_finetune.report.page import REPORT
 from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic, results

@@ -22,7 +22,7 @@ from llm_finetune.checkpoints import fitness, folders, manifest, training, weigh
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer, save_optimizer
 from llm_finetune.errors import OutputError
-from llm_finetune.model.adapters import LoraPlan, add_adapters
+from llm_finetune.models.adapters import LoraPlan, add_adapters
 from tiny import tiny_model
 
 STEP, STEP_ROWS = 3, 2

@@ -15,7 +15,7 @@ import pytest
 from tally import TALLY
 
 from command import assignments
-from llm_finetune.model.quantized import load_quantized
+from llm_finetune.quantization.quantized_model import load_quantized
 from plain import PLAIN
 from warm import Moment, Warm, ended, go_on, reached, signalled
 

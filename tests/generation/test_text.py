@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from llm_finetune.generation.decoding import Token
-from llm_finetune.generation.text import Answer, Detokenizer, answers
+from llm_finetune.generation.detokenization import Answer, Detokenizer, answers
 from tiny import tiny_model
 
 SPECIALS = ["<pad>", "<s>", "</s>"]

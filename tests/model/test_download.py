@@ -76,9 +76,8 @@ def test_weights_that_a_repository_holds_twice_are_fetched_once(model_folder: Pa
         shutil.copy(model_folder / "model.safetensors", folder / other)
     named = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values()
     assert len(set(named)) > 1
-    fetching = (
-        "from llm_finetune.model.fetch import fetch; fetch('somebody/twice', None, weights=True, code=False)"
-    )
+    fetching = "from llm_finetune.models.resolve import fetch\n"
+    fetching += "fetch('somebody/twice', None, weights=True, code=False)"
     with serving_hub({"models/somebody/twice": folder}) as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
         subprocess.run([sys.executable, "-c", fetching], env=environment, check=True)
@@ -89,7 +88,7 @@ PROGRAM = """
 import logging, sys
 from llm_finetune import signals, volume
 from llm_finetune.errors import OutputError
-from llm_finetune.model import download
+from llm_finetune.models import download
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 download.SECONDS_BETWEEN_LINES = 0.3

@@ -11,11 +11,11 @@ import torch
 
 from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
-from llm_finetune.model import base, experts
-from llm_finetune.model.adapters import LoraPlan, add_adapters, name_base
-from llm_finetune.model.folder import with_adapter
-from llm_finetune.model.merging import TunedModel
-from llm_finetune.model.saving import save_weights
+from llm_finetune.models import experts, loading
+from llm_finetune.models.adapters import LoraPlan, add_adapters, name_base
+from llm_finetune.models.merging import TunedModel
+from llm_finetune.models.model_directory import with_adapter
+from llm_finetune.models.saving import save_weights
 from tiny import VOCABULARY
 
 IDS = torch.arange(3, 51).view(2, 24)
@@ -50,8 +50,8 @@ def plan(*modules: str, parameters: tuple[str, ...] = (), dropout: float = 0.0) 
 
 
 def told(kind: str, wanted: LoraPlan) -> str | None:
-    outline = base.outline(config_of(kind), False)
-    return experts.left_out(outline, add_adapters(base.outline(config_of(kind), False), wanted), wanted)
+    outline = loading.outline(config_of(kind), False)
+    return experts.left_out(outline, add_adapters(loading.outline(config_of(kind), False), wanted), wanted)
 
 
 def test_names_that_promise_more_than_they_train_are_told() -> None:
@@ -66,7 +66,7 @@ def test_names_that_promise_more_than_they_train_are_told() -> None:
 
 
 def test_names_of_no_parameter_and_plans_that_cannot_be_are_refused() -> None:
-    outline = base.outline(config_of("mixtral"), False)
+    outline = loading.outline(config_of("mixtral"), False)
     with pytest.raises(ModelError, match=r"'mlp\.experts\.gate_proj' names no parameter .*did you mean mlp"):
         experts.check_parameters(outline, ("mlp.experts.gate_proj",))
     with pytest.raises(ModelError, match=r"distributed\.train\.loraDropout: not with this adapter"):
@@ -110,7 +110,7 @@ def test_what_the_files_hold_as_one_is_told_and_answers_beside_the_base(tmp_path
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / "base")
-    outline = base.outline(config, False)
+    outline = loading.outline(config, False)
     tuned = add_adapters(model, plan("q_proj")).eval()
     assert "self_attn.q_proj.weight as one with others" in str(experts.unmerged(outline, tuned))
     for weight in tuned.parameters():
@@ -124,7 +124,7 @@ def test_what_the_files_hold_as_one_is_told_and_answers_beside_the_base(tmp_path
         torch.testing.assert_close(beside(input_ids=IDS).logits, expected)
     with pytest.raises(ModelError, match=r"q_proj.*cannot be merged"):
         merge(tmp_path / "adapter", tmp_path / "merged")
-    o_proj = add_adapters(base.outline(config, False), plan("o_proj"))
+    o_proj = add_adapters(loading.outline(config, False), plan("o_proj"))
     assert experts.unmerged(outline, o_proj) is None
 
 
@@ -135,6 +135,6 @@ def loads(folder: Path) -> list[Any]:
 
 
 def base_names(folder: Path) -> list[str]:
-    from llm_finetune.model.stored import StoredWeights
+    from llm_finetune.models.safetensors_io import StoredWeights
 
     return list(StoredWeights(folder))

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model import folder as model_folders
-from llm_finetune.model.folder import load_folder
+from llm_finetune.models import model_directory as model_folders
+from llm_finetune.models.model_directory import load_folder
 from tiny import tiny_model
 
 IDS = torch.tensor([[5, 40, 17, 60]])
@@ -150,7 +150,7 @@ ABSURD: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_configuration_that_cannot_be_meant_is_refused(
     adapter: Path, config: dict[str, Any], message: str
 ) -> None:
-    from llm_finetune.model.merging import find_tuned
+    from llm_finetune.models.merging import find_tuned
 
     change_config(adapter, **config)
     for load in (load_folder, find_tuned):

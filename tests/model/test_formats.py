@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
-from llm_finetune.model import base
-from llm_finetune.model.merging import TunedModel
+from llm_finetune.models import loading
+from llm_finetune.models.merging import TunedModel
 from tiny import tiny_model
 
 BLOCK = (8, 16)
@@ -57,8 +57,8 @@ def test_fp8_is_the_same_to_training_to_merging_and_to_quantization(
     merge(folder, tmp_path / "merged")
     assert "quantization_config" not in json.loads((tmp_path / "merged/config.json").read_text())
     assert not [name for name in load_file(tmp_path / "merged/model.safetensors") if "scale" in name]
-    trained = logits(base.load_weights(folder, torch.float32, False))
-    for other in (TunedModel(folder).load(), base.load_weights(tmp_path / "merged", torch.float32, False)):
+    trained = logits(loading.load_weights(folder, torch.float32, False))
+    for other in (TunedModel(folder).load(), loading.load_weights(tmp_path / "merged", torch.float32, False)):
         assert (logits(other) - trained).norm() <= 1e-5 * trained.norm()
 
 
@@ -71,8 +71,8 @@ def test_other_formats_are_refused_by_name(method: object, model_folder: Path, t
     shutil.copytree(model_folder, folder)
     described(folder, {"quant_method": method})
     for read in (
-        lambda: base.load_config(folder, False),
-        lambda: base.load_weights(folder, torch.float32, False),
+        lambda: loading.load_config(folder, False),
+        lambda: loading.load_weights(folder, torch.float32, False),
         lambda: TunedModel(folder),
     ):
         with pytest.raises(
@@ -91,7 +91,7 @@ def test_codes_that_nothing_describes_are_refused(
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].to(dtype)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    for read in (lambda: base.load_weights(folder, torch.float32, False), lambda: TunedModel(folder)):
+    for read in (lambda: loading.load_weights(folder, torch.float32, False), lambda: TunedModel(folder)):
         with pytest.raises(ModelError, match=r"up_proj\.weight as codes"):
             read()
 
@@ -101,6 +101,6 @@ def test_scales_of_other_blocks_are_refused(block: object, tmp_path: Path) -> No
     """transformers counts the scales, and would read other blocks than were written."""
     folder = fp8_folder(tmp_path / "base", block=BLOCK)
     described(folder, {"quant_method": "fp8", "weight_block_size": block})
-    for read in (lambda: base.load_weights(folder, torch.float32, False), lambda: TunedModel(folder)):
+    for read in (lambda: loading.load_weights(folder, torch.float32, False), lambda: TunedModel(folder)):
         with pytest.raises(ModelError, match=r"weight_block_size|cannot be read"):
             read()

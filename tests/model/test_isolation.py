@@ -13,7 +13,7 @@ import transformers
 
 from command import assignments, run_here
 from llm_finetune.errors import ModelError
-from llm_finetune.model.isolation import check_isolation, keeps_apart
+from llm_finetune.models.packing_check import check_isolation, keeps_apart
 from plain import PLAIN
 from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 

@@ -10,8 +10,8 @@ import pytest
 
 from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
-from llm_finetune.model.fetch import fetch
-from llm_finetune.model.folder import kind_of
+from llm_finetune.models.model_directory import kind_of
+from llm_finetune.models.resolve import fetch
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model import kernels
-from llm_finetune.model.codes import Scheme, pack, unpack
-from llm_finetune.model.kernels import kernels_of, quantized_linear
-from llm_finetune.model.merging import TunedModel
-from llm_finetune.model.native.linear import NativeLinear, fits
-from llm_finetune.model.native.packing import pack_codes
-from llm_finetune.model.quantized import load_quantized
-from llm_finetune.quantization.nearest import round_to_nearest
+from llm_finetune.kernels.inference.packing import pack_codes
+from llm_finetune.models.merging import TunedModel
+from llm_finetune.quantization import linear
+from llm_finetune.quantization.linear import kernels_of, quantized_linear
+from llm_finetune.quantization.native_linear import NativeLinear, fits
+from llm_finetune.quantization.packed_weights import Scheme, pack, unpack
+from llm_finetune.quantization.quantize import quantizable_layers, quantize
+from llm_finetune.quantization.quantized_model import load_quantized
+from llm_finetune.quantization.rtn import round_to_nearest
 from llm_finetune.settings import load
-from llm_finetune.stages.quantize import quantizable_layers, quantize
 from tiny import VOCABULARY, tiny_model
 
 
@@ -46,7 +46,7 @@ def test_a_layer_is_the_product_with_its_dequantized_weight(
     bits: int, group: int, symmetric: bool, rows: int, own_kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not own_kernels:
-        monkeypatch.setattr(kernels, "fits", lambda _: False)
+        monkeypatch.setattr(linear, "fits", lambda _: False)
     generator = torch.Generator().manual_seed(bits)
     matrix = torch.randn(48, 192, generator=generator)
     inputs = torch.randn(rows, 192, generator=generator).bfloat16()
@@ -82,7 +82,7 @@ def test_a_kernel_of_torchs_runs_what_it_can_hold(
     kernel: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kernels, "fits", lambda _: False)
+    monkeypatch.setattr(linear, "fits", lambda _: False)
     weight = round_to_nearest(torch.randn(shape), Scheme(bits, group, symmetric))
     assert kernels_of(quantized_linear(weight, None, torch.bfloat16)) == kernel
 
@@ -95,7 +95,7 @@ def test_a_view_into_another_tensor_gives_the_same(
 ) -> None:
     """The kernels read whole vectors from addresses that they take to be even ones."""
     if not own_kernels:
-        monkeypatch.setattr(kernels, "fits", lambda _: False)
+        monkeypatch.setattr(linear, "fits", lambda _: False)
     layer = quantized_linear(
         round_to_nearest(torch.randn(32, 64), Scheme(bits, -1, symmetric)), None, torch.bfloat16
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model.rotary import check_lengths_apart, keep_lengths_apart
+from llm_finetune.models.rotary import check_lengths_apart, keep_lengths_apart
 from tiny import VOCABULARY, tiny_model
 
 SHORT, LONG, LONGER = 10, 24, 31

@@ -13,9 +13,9 @@ CODE = """
 import sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from llm_finetune.model.adapters import LoraPlan, add_adapters
-from llm_finetune.model.codes import Scheme
-from llm_finetune.quantization.nearest import round_to_nearest
+from llm_finetune.models.adapters import LoraPlan, add_adapters
+from llm_finetune.quantization.packed_weights import Scheme
+from llm_finetune.quantization.rtn import round_to_nearest
 
 config = LlamaConfig(
     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2

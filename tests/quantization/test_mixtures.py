@@ -13,16 +13,16 @@ import torch
 import transformers
 
 from llm_finetune.export.merge import merge
-from llm_finetune.model.adapters import LoraPlan, add_adapters, name_base
-from llm_finetune.model.codes import Scheme
-from llm_finetune.model.merging import TunedModel, find_tuned
-from llm_finetune.model.quantized import load_quantized
-from llm_finetune.model.saving import save_weights
-from llm_finetune.model.stored import StoredWeights
-from llm_finetune.model.unstacking import unstack
-from llm_finetune.quantization.nearest import round_to_nearest
+from llm_finetune.models.adapters import LoraPlan, add_adapters, name_base
+from llm_finetune.models.merging import TunedModel, find_tuned
+from llm_finetune.models.safetensors_io import StoredWeights
+from llm_finetune.models.saving import save_weights
+from llm_finetune.models.unstacked_experts import unstack
+from llm_finetune.quantization.packed_weights import Scheme
+from llm_finetune.quantization.quantize import check, quantize
+from llm_finetune.quantization.quantized_model import load_quantized
+from llm_finetune.quantization.rtn import round_to_nearest
 from llm_finetune.settings import QuantizeSettings, load
-from llm_finetune.stages.quantize import check, quantize
 from tiny import VOCABULARY, tiny_model
 
 IDS = torch.arange(3, 51).view(2, 24)

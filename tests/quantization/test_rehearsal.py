@@ -12,11 +12,11 @@ import transformers
 
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import decode
-from llm_finetune.model import base
-from llm_finetune.model.merging import TunedModel, absent_weights
-from llm_finetune.model.quantized import is_linear, load_quantized
+from llm_finetune.models import loading
+from llm_finetune.models.merging import TunedModel, absent_weights
+from llm_finetune.quantization.quantize import check, check_weights, quantize
+from llm_finetune.quantization.quantized_model import is_linear, load_quantized
 from llm_finetune.settings import QuantizeSettings, load
-from llm_finetune.stages.quantize import check, check_weights, quantize
 from tiny import VOCABULARY
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -96,6 +96,6 @@ def test_layers_whose_weights_are_looked_at_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_router_that_derives_from_a_linear_layer_is_none() -> None:
-    model = base.outline(MODELS["llama4"](), False)
+    model = loading.outline(MODELS["llama4"](), False)
     assert not any(is_linear(module) for path, module in model.named_modules() if path.endswith("router"))
-    assert is_linear(base.outline(MODELS["falcon"](), False).transformer.h[0].mlp.dense_h_to_4h)
+    assert is_linear(loading.outline(MODELS["falcon"](), False).transformer.h[0].mlp.dense_h_to_4h)

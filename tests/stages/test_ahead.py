@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_finetune.errors import DataError
-from llm_finetune.model.base import load_tokenizer
+from llm_finetune.models.loading import load_tokenizer
 from llm_finetune.settings import load
 from llm_finetune.stages.prepare import prepare_data
 from tiny import write_records

@@ -104,10 +104,10 @@ def test_nothing_stays_in_the_libraries(
 def functions() -> dict[tuple[str, str], object]:
     """What can be called in each module of the libraries, and in its classes."""
     from llm_finetune import job  # noqa: F401  # brings the libraries
-    from llm_finetune.quantization import compressor
+    from llm_finetune.quantization import neural_compressor
 
     for name in ("awq", "gptq", "utility"):
-        compressor.weight_only(name)
+        neural_compressor.weight_only(name)
     found: dict[tuple[str, str], object] = {}
     for name, module in list(sys.modules.items()):
         if not isinstance(module, ModuleType) or name.partition(".")[0] not in LIBRARIES:

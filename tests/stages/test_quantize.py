@@ -74,7 +74,7 @@ def test_each_algorithm_leaves_a_folder_that_a_new_process_loads(
     code = (
         f"import sys, torch; sys.path.insert(0, {str(SCRIPTS)!r})\n"
         "from pathlib import Path\n"
-        "from llm_finetune.model.quantized import load_quantized\n"
+        "from llm_finetune.quantization.quantized_model import load_quantized\n"
         f"model = load_quantized(Path({str(folder)!r}))\n"
         "print(model(input_ids=torch.tensor([[1, 5, 9]])).logits.isfinite().all().item())"
     )

@@ -14,7 +14,7 @@ from llm_finetune.chat.terminal import piped_lines, say, show, typed_lines
 from llm_finetune.data.asking import Asking
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError, UserError
-from llm_finetune.model.folder import ModelFolder, kind_of, load_folder
+from llm_finetune.models.model_directory import ModelFolder, kind_of, load_folder
 from llm_finetune.runtime.logging import configure
 from llm_finetune.storage import results
 
@@ -146,7 +146,7 @@ class Session:
 
     def _pieces(self, question: str) -> Iterator[str]:
         from llm_finetune.generation.decoding import context_length, decode
-        from llm_finetune.generation.text import Answer
+        from llm_finetune.generation.detokenization import Answer
 
         loaded, longest = self._loaded, self._options.max_new_tokens
         context = context_length(loaded.model)

@@ -21,8 +21,8 @@ from llm_finetune.checkpoints import folders, manifest, state, weights
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.training import STATE
 from llm_finetune.errors import ModelError
-from llm_finetune.model.adapters import WEIGHTS
-from llm_finetune.model.stored import StoredWeights
+from llm_finetune.models.adapters import WEIGHTS
+from llm_finetune.models.safetensors_io import StoredWeights
 
 # Those of the Trainer's callbacks that have a state, which a run of this project may have.
 WITH_STATE: tuple[Callable[[], ExportableState], ...] = (TrainerControl, EarlyStoppingCallback)

@@ -14,7 +14,7 @@ from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import save_optimizer, state_bytes
 from llm_finetune.checkpoints.writing import written_whole
 from llm_finetune.errors import OutputError
-from llm_finetune.model.saving import weight_bytes
+from llm_finetune.models.saving import weight_bytes
 
 STATE = "trainer_state.json"
 

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from llm_finetune.errors import OutputError
-from llm_finetune.model.adapters import WEIGHTS
-from llm_finetune.model.base import read_weights
-from llm_finetune.model.saving import save_weights
+from llm_finetune.models.adapters import WEIGHTS
+from llm_finetune.models.loading import read_weights
+from llm_finetune.models.saving import save_weights
 from llm_finetune.storage.results import write_json
 
 if TYPE_CHECKING:

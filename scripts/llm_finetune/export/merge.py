@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_finetune.model.merging import find_tuned
-from llm_finetune.model.stored import SHARD_BYTES, ShardWriter
+from llm_finetune.models.merging import find_tuned
+from llm_finetune.models.safetensors_io import SHARD_BYTES, ShardWriter
 from llm_finetune.storage.atomic_directory import (
     check_replaceable,
     copy_companions,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model.native.step import NativeStep, native_step
+from llm_finetune.generation.native_decoder import NativeStep, native_step
 
 KEYS_AND_VALUES, STATES = "past_key_values", "cache_params"
 """What attention keeps of the tokens before, and what recurrent layers (Mamba's) do."""

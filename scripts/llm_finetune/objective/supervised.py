@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from llm_finetune.model.fast import attention
-from llm_finetune.model.fast.head import LabelHead
-from llm_finetune.model.fast.segments import flatten
+from llm_finetune.kernels.training import attention
+from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.kernels.training.segments import flatten
 
 IGNORED = -100
 

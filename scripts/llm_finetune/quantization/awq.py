@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from llm_finetune.model.codes import QuantizedWeight, Scheme
-from llm_finetune.model.quantized import features
-from llm_finetune.quantization import compressor
-from llm_finetune.quantization.blocks import Block, walk
-from llm_finetune.quantization.nearest import round_to_nearest
-from llm_finetune.quantization.scaling import scalable, unscalable
+from llm_finetune.quantization import neural_compressor
+from llm_finetune.quantization.decoder_blocks import Block, walk
+from llm_finetune.quantization.packed_weights import QuantizedWeight, Scheme
+from llm_finetune.quantization.quantized_model import features
+from llm_finetune.quantization.rtn import round_to_nearest
+from llm_finetune.quantization.scale_absorption import scalable, unscalable
 
 
 def awq(
@@ -30,7 +30,7 @@ def awq(
     Raises:
         ModelError: no norm of this architecture can.
     """
-    search = compressor.weight_only("awq").ActAwareWeightQuant(
+    search = neural_compressor.weight_only("awq").ActAwareWeightQuant(
         model,
         example_inputs=torch.empty(0),
         bits=scheme.bits,
@@ -96,7 +96,7 @@ def _inputs(block: Block, paths: list[str]) -> dict[str, dict[str, list[torch.Te
 @contextmanager
 def _at_the_asked_bits(bits: int) -> Iterator[None]:
     """neural-compressor 3.8 hands its search the bits under a name that is not read, so it searches at 4."""
-    utility = compressor.weight_only("utility")
+    utility = neural_compressor.weight_only("utility")
     as_it_was = utility.quant_tensor
     utility.quant_tensor = partial(as_it_was, bits=bits)
     try:

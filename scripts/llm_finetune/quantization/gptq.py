@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model.codes import QuantizedWeight, Scheme
-from llm_finetune.quantization import compressor
-from llm_finetune.quantization.blocks import Block, walk
+from llm_finetune.quantization import neural_compressor
+from llm_finetune.quantization.decoder_blocks import Block, walk
+from llm_finetune.quantization.packed_weights import QuantizedWeight, Scheme
 
 COLUMNS_AT_ONCE = 128
 
@@ -34,7 +34,7 @@ def gptq(
 
 def _solvers(block: Block, scheme: Scheme) -> dict[str, Any]:
     """neural-compressor's solver for each linear layer."""
-    gptq = compressor.weight_only("gptq")
+    gptq = neural_compressor.weight_only("gptq")
     config = {
         "dtype": "int",
         "bits": scheme.bits,

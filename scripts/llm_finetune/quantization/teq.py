@@ -18,11 +18,11 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from llm_finetune.model.codes import QuantizedWeight, Scheme
-from llm_finetune.model.quantized import is_linear
-from llm_finetune.quantization.blocks import Block, find_blocks, record_calls
-from llm_finetune.quantization.nearest import round_to_nearest
-from llm_finetune.quantization.scaling import scalable, unscalable
+from llm_finetune.quantization.decoder_blocks import Block, find_blocks, record_calls
+from llm_finetune.quantization.packed_weights import QuantizedWeight, Scheme
+from llm_finetune.quantization.quantized_model import is_linear
+from llm_finetune.quantization.rtn import round_to_nearest
+from llm_finetune.quantization.scale_absorption import scalable, unscalable
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from llm_finetune.stages.benchmark_processes import Order
 from llm_finetune.storage.results import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from llm_finetune.model.folder import ModelFolder
+    from llm_finetune.models.model_directory import ModelFolder
 
 PROGRESS_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ def main(order_json: str, descriptor: str) -> int:
 
 def _serve(order: Order, connection: Connection) -> None:
     from llm_finetune.generation.decoding import context_length
-    from llm_finetune.model.folder import load_folder
+    from llm_finetune.models.model_directory import load_folder
 
     loaded = load_folder(Path(order.folder), trust_remote_code=order.trust_remote_code)
     model = loaded.model
@@ -116,7 +116,7 @@ def _after_warmup(seconds: Iterator[float], order: Order, connection: Connection
 def _described(loaded: ModelFolder) -> dict[str, Any]:
     import torch
 
-    from llm_finetune.model.kernels import kernels_of
+    from llm_finetune.quantization.linear import kernels_of
 
     return {
         "weight_bytes_per_token": weight_bytes_per_token(loaded.model),

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.memory import memory_limit
-from llm_finetune.model.memory import MemoryNeed, training_need
-from llm_finetune.model.precision import Precision
+from llm_finetune.models.memory_estimate import MemoryNeed, training_need
+from llm_finetune.models.precision import Precision
 from llm_finetune.runtime.formatting import size
 from llm_finetune.settings import TrainSettings
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from llm_finetune.errors import ModelError
-from llm_finetune.model.adapters import ALL_LINEAR, LoraPlan, add_adapters
-from llm_finetune.model.compiled import NotCompiledError
-from llm_finetune.model.fast import attention, head, kernels
-from llm_finetune.model.fast.head import LabelHead
-from llm_finetune.model.fast.install import Switches, quicken, quicken_adapters
-from llm_finetune.model.precision import Precision
-from llm_finetune.model.trial import on_trial
+from llm_finetune.kernels.compile import NotCompiledError
+from llm_finetune.kernels.training import attention, bindings, output_head
+from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
+from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.models.adapters import ALL_LINEAR, LoraPlan, add_adapters
+from llm_finetune.models.equivalence_check import on_trial
+from llm_finetune.models.precision import Precision
 from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 
@@ -28,12 +28,12 @@ LENGTHS = ((7, 50, 2), (3, 40, 9, 4), (59,))
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """With the compiled kernels, and without a compiler."""
     if request.param == "torch":
-        monkeypatch.setattr(kernels, "compiled", none_here)
-    kernels.kernels.cache_clear()
-    if request.param == "compiled" and kernels.kernels() is None:
+        monkeypatch.setattr(bindings, "compiled", none_here)
+    bindings.kernels.cache_clear()
+    if request.param == "compiled" and bindings.kernels() is None:
         pytest.skip("no C++ compiler here")
     yield request.param
-    kernels.kernels.cache_clear()
+    bindings.kernels.cache_clear()
 
 
 def none_here(*_: object) -> Any:
@@ -136,8 +136,8 @@ def test_all_weights_under_autocast(passes: str) -> None:
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
 def test_the_head_in_chunks(kept_bytes: int, passes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights' gradient from logits that were kept, and from those computed again."""
-    monkeypatch.setattr(head, "CHUNK_BYTES", 0)
-    monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(output_head, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(output_head, "KEPT_BYTES", kept_bytes)
     assert int((rows()[2][:, 1:] != IGNORED).sum()) > 2 * 32  # what a chunk holds at least
     fast = made_fast(tiny_model("llama"), Switches("off", "on", "off"))
     assert_equal(fast, tiny_model("llama"), 1e-5)
@@ -148,7 +148,7 @@ def test_what_is_taken() -> None:
     model = made_fast(tiny_model("llama"))
     assert model.config._attn_implementation == attention.NAME
     assert isinstance(model.get_output_embeddings(), LabelHead)
-    assert kernels.kernels() is None or "forward" in vars(model.model.norm)
+    assert bindings.kernels() is None or "forward" in vars(model.model.norm)
     assert with_adapter(model).get_output_embeddings() is model.get_output_embeddings()
 
 
@@ -258,7 +258,7 @@ def test_checkpointed_activations_change_nothing() -> None:
 
 
 def test_dropout_keeps_its_rate_and_scale(passes: str) -> None:
-    from llm_finetune.model.fast.passes import dropped
+    from llm_finetune.kernels.training.ops import dropped
 
     ones = torch.ones(200_000)
     result = dropped(ones, 0.1, seed=7)

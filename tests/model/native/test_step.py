@@ -15,12 +15,12 @@ import torch
 
 from llm_finetune.generation import decoding
 from llm_finetune.generation.decoding import decode
-from llm_finetune.model.codes import Scheme, rounded_to_8_bits
-from llm_finetune.model.kernels import quantized_linear
-from llm_finetune.model.native.library import library
-from llm_finetune.model.native.linear import NativeLinear
-from llm_finetune.model.native.step import NativeStep, obstacle
-from llm_finetune.quantization.nearest import round_to_nearest
+from llm_finetune.generation.native_decoder import NativeStep, obstacle
+from llm_finetune.kernels.inference.library import library
+from llm_finetune.quantization.linear import quantized_linear
+from llm_finetune.quantization.native_linear import NativeLinear
+from llm_finetune.quantization.packed_weights import Scheme, rounded_to_8_bits
+from llm_finetune.quantization.rtn import round_to_nearest
 from tiny import VOCABULARY, tiny_model
 
 pytestmark = pytest.mark.skipif(
@@ -217,7 +217,7 @@ def test_without_a_compiler_torch_answers(tmp_path: Path) -> None:
     """In a process of its own, since a library stays in a process."""
     program = (
         "import logging; logging.basicConfig(level='INFO')\n"
-        "from llm_finetune.model.native.library import library\n"
+        "from llm_finetune.kernels.inference.library import library\n"
         "print(library())"
     )
     environment = {**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

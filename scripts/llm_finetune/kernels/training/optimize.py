@@ -1,0 +1,222 @@
+"""Which of the fast ways a model takes, each proved on the model itself before it is used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from llm_finetune.errors import ModelError
+from llm_finetune.kernels.training import attention, layers, lora
+from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.models.equivalence_check import on_trial
+from llm_finetune.models.precision import Precision
+
+log = logging.getLogger(__name__)
+
+Switch = Literal["auto", "on", "off"]
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Of a whole model's log-probabilities, relative; layer by layer rounding adds up."""
+GRADIENT_FACTOR = 4
+"""A gradient has gone through all layers twice, and may be off by so many times as much."""
+
+# Log-probabilities of labels, from input_ids, position_ids and labels, each of shape (rows, positions).
+Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# Puts a fast way into a model, and returns what takes it back.
+Put = Callable[[Any], Callable[[], None]]
+# What a model gives, by name.
+Outcome = dict[str, torch.Tensor]
+TRIAL_LENGTHS = (5, 3, 8)
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Which fast ways are wanted: auto where they are equal, on or an error, off."""
+
+    attention: Switch = "auto"
+    head: Switch = "auto"
+    layers: Switch = "auto"
+
+
+def quicken(
+    model: Any, switches: Switches, ask: Ask, *, ignored: int, precision: Precision | None = None
+) -> None:
+    """Gives a base model fast attention, head and layers, where it says and learns the same with each.
+
+    Args:
+        model: a causal language model of transformers, without adapters.
+        ask: the model's log-probabilities of labels, as the objective makes them.
+        ignored: stands among labels where there is none.
+        precision: as it will be run; None: in the format of its weights.
+
+    Raises:
+        ModelError: a switch is on, and the model does not take it.
+    """
+    ways = {"attention": _attention, "head": _head, "layers": _layers}
+    taken: list[str] = []
+    plain: list[str] = []
+    trial = _trial(model.config.get_text_config().vocab_size, ignored)
+
+    precision = precision or Precision(model.dtype, autocast=False)
+    tolerance = TOLERANCES.get(torch.bfloat16 if precision.autocast else model.dtype, 0.05)
+
+    def asked() -> torch.Tensor:
+        with precision.context():
+            return ask(*trial)
+
+    def outcome() -> Outcome:
+        return _outcome(model, asked)
+
+    with _frozen(model):
+        expected = outcome()
+        for name, put in ways.items():
+            switch = getattr(switches, name)
+            if switch == "off":
+                continue
+            reason = _try(model, put, outcome, expected, tolerance)
+            (plain if reason else taken).append(f"{name} ({reason})" if reason else name)
+            if reason and switch == "on":
+                raise ModelError(
+                    f"distributed.train.speed.{name}: found on, but this model does not take it: {reason}; "
+                    "write auto"
+                )
+    if taken:
+        log.info("speed: %s made for this processor, equal to the model's own", ", ".join(taken))
+    if plain:
+        log.info("speed: the model's own %s", "; ".join(plain))
+
+
+def quicken_adapters(model: torch.nn.Module, switch: Switch) -> None:
+    """Gives the LoRA layers of a model, put there by peft, their fast form.
+
+    Raises:
+        ModelError: the switch is on, and there is no layer that takes it.
+    """
+    if switch == "off":
+        return
+    count = lora.install(model)
+    if switch == "on" and not count:
+        raise ModelError(
+            "distributed.train.speed.adapters: found on, but no adapter is a plain LoRA; write auto"
+        )
+    log.info("speed: %d adapters in one step with the layer beneath", count)
+
+
+class _RefusedError(Exception):
+    """The model has not what the fast way replaces."""
+
+
+def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome, tolerance: float) -> str:
+    """Why a fast way is not taken; empty where it is."""
+    try:
+        take_back = put(model)
+    except _RefusedError as refusal:
+        return str(refusal)
+    try:
+        found = outcome()
+    except Exception as error:  # whatever a model's own code raises at arguments it does not know
+        take_back()
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    reason = _differing(found, expected, tolerance)
+    if reason:
+        take_back()
+    return reason
+
+
+def _outcome(model: Any, ask: Callable[[], torch.Tensor]) -> Outcome:
+    """What the model says in evaluation and in training, and the gradient of the latter by its embeddings."""
+    with on_trial(model, training=False), torch.no_grad():
+        outcome = {"outputs": ask()}
+    embedded: list[torch.Tensor] = []
+
+    def begin_here(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(begin_here)
+    try:
+        with on_trial(model, training=True), torch.enable_grad():
+            outcome["outputs in training"] = ask()
+            (outcome["gradient"],) = torch.autograd.grad(outcome["outputs in training"].sum(), embedded)
+    finally:
+        handle.remove()
+    return outcome
+
+
+def _differing(found: Outcome, expected: Outcome, tolerance: float) -> str:
+    """What of an outcome is another; empty where nothing is."""
+    for what, right in expected.items():
+        wide, other = right.detach().double().flatten(), found[what].detach().double().flatten()
+        difference = float((other - wide).norm() / wide.norm())
+        if not difference <= tolerance * (GRADIENT_FACTOR if what == "gradient" else 1):
+            return f"its {what} would differ by {difference:.1%}"
+    return ""
+
+
+def _attention(model: Any) -> Callable[[], None]:
+    before = model.config._attn_implementation
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    if model.config._attn_implementation != attention.NAME:
+        raise _RefusedError("its code has one of its own")
+    return lambda: model.set_attn_implementation(before)
+
+
+def _head(model: Any) -> Callable[[], None]:
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        raise _RefusedError(f"it is a {type(head).__name__}, not a Linear")
+    if not _ends_with_head(model, head):
+        raise _RefusedError("the model goes on with its logits: it caps or scales them")
+    LabelHead.of(head)
+
+    def take_back() -> None:
+        head.__class__ = torch.nn.Linear
+
+    return take_back
+
+
+def _ends_with_head(model: Any, head: torch.nn.Module) -> bool:
+    """Whether what the head gives is what the model gives; told by logits larger than a cap leaves alone."""
+    vocab_size = model.config.get_text_config().vocab_size
+    large = torch.linspace(-60, 60, vocab_size, dtype=model.dtype).view(1, 1, -1)
+    handle = head.register_forward_hook(lambda layer, inputs, output: large)
+    with torch.no_grad(), on_trial(model, training=False):
+        try:
+            logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
+        finally:
+            handle.remove()
+    return torch.equal(logits, large)
+
+
+def _layers(model: Any) -> Callable[[], None]:
+    counts = layers.install(model)
+    if not any(counts.values()):
+        raise _RefusedError("none is known, or there is no C++ compiler")
+    return lambda: layers.remove(model)
+
+
+def _trial(vocab_size: int, ignored: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two rows of records, the second in another order; every token is a label but the first of a record."""
+    positions = torch.cat([torch.arange(length) for length in TRIAL_LENGTHS])
+    position_ids = torch.stack([positions, positions.roll(TRIAL_LENGTHS[-1])])
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(0, vocab_size, position_ids.shape, generator=generator)
+    return input_ids, position_ids, input_ids.masked_fill(position_ids == 0, ignored)
+
+
+@contextmanager
+def _frozen(model: torch.nn.Module) -> Iterator[None]:
+    """The body makes no gradient of a weight, which would be as large as the weight."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)

@@ -1,0 +1,124 @@
+"""The output head on labels alone, in chunks: the logits of a batch never stand in memory as a whole.
+
+For a row h of hidden states and its label y, with W the head's weights and e_y the label's unit vector:
+
+    log p(y) = (W h)_y - log sum exp(W h),    d log p(y) / dh = W^T (e_y - softmax(W h))
+
+The gradient needs nothing that comes later but a factor for each label, so it is made in the forward pass
+while the chunk's logits are at hand. Weights that are trained get theirs in the backward pass, from what the
+logits became then; where that is too much to keep, it is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from llm_finetune.kernels.training.ops import label_log_probs_
+
+CHUNK_BYTES = 16 << 20
+"""Of a chunk's logits: half of a processor's last-level cache, or less."""
+KEPT_BYTES = 256 << 20
+"""Of all labels' logits at most, kept for the gradient of trained weights: half of what those take."""
+
+
+class LabelHead(torch.nn.Linear):
+    """A model's head that, while it is told targets, gives their log-probabilities instead of logits.
+
+    Attributes:
+        targets: int64, shape (labels,), for hidden states of shape (labels, width). The output has shape
+            (labels, 1) then, at least fp32; the mean is the caller's.
+    """
+
+    targets: torch.Tensor | None = None
+
+    @staticmethod
+    def of(head: torch.nn.Linear) -> None:
+        """Gives an existing head this class; its weights, name and hooks stay."""
+        head.__class__ = LabelHead
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.targets is None:
+            return super().forward(hidden)
+        if torch.is_autocast_enabled("cpu"):
+            hidden = hidden.to(torch.get_autocast_dtype("cpu"))
+        result: torch.Tensor = _label_log_probs(hidden, self.weight, self.bias, self.targets)
+        return result.unsqueeze(1)
+
+
+class _LabelLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        head = _rounded(hidden.dtype, weight, bias)
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        kept = None
+        if trained and len(hidden) * len(weight) * hidden.element_size() <= KEPT_BYTES:
+            kept = hidden.new_empty(len(hidden), len(weight))
+        parts = []
+        for chunk in _chunks(hidden, weight):
+            logits = linear(hidden[chunk], *head)
+            parts.append(label_log_probs_(logits, targets[chunk], grad=trained or slopes is not None))
+            if slopes is not None:
+                slopes[chunk] = logits @ head[0]
+            if kept is not None:
+                kept[chunk] = logits
+        ctx.save_for_backward(slopes, targets, *((hidden, weight, bias, kept) if trained else ()))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        slopes, targets, *trained = ctx.saved_tensors
+        dhidden = None if slopes is None else slopes * grad.to(slopes.dtype).unsqueeze(1)
+        if not trained:
+            return dhidden, None, None, None
+        hidden, weight, bias, kept = trained
+        factors = grad.to(hidden.dtype).unsqueeze(1)
+        dweight = torch.zeros_like(weight)
+        dbias = None if bias is None else torch.zeros_like(bias)
+        for chunk, dlogits in _logit_gradients(hidden, weight, bias, targets, kept):
+            dweight += dlogits.t() @ (hidden[chunk] * factors[chunk])
+            if dbias is not None:
+                dbias += (dlogits.t() @ factors[chunk]).squeeze(1)
+        return dhidden, dweight, dbias, None
+
+
+def _logit_gradients(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    kept: torch.Tensor | None,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Of the labels' log-probabilities, by the logits: what was kept, or chunk by chunk computed again."""
+    if kept is not None:
+        yield slice(None), kept
+        return
+    head = _rounded(hidden.dtype, weight, bias)
+    for chunk in _chunks(hidden, weight):
+        logits = linear(hidden[chunk], *head)
+        label_log_probs_(logits, targets[chunk], grad=True)
+        yield chunk, logits
+
+
+def _rounded(
+    dtype: torch.dtype, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+_label_log_probs: Any = _LabelLogProbs.apply
+
+
+def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
+    rows = max(32, CHUNK_BYTES // (weight.shape[0] * hidden.element_size()))
+    return [slice(start, start + rows) for start in range(0, len(hidden), rows)] or [slice(0, 0)]
