@@ -82,7 +82,7 @@ cluster-test: $(INSTALLED)
 	$(BIN)/pytest -m cluster tests/cluster -v --durations=10 --timeout=600 --override-ini=timeout_func_only=true
 
 generate: $(INSTALLED)
-	$(BIN)/python -m llm_finetune.settings.generate
+	$(BIN)/python -m llm_finetune.config.codegen
 
 # The hashes of torch's CPU wheels are those of TORCH_INDEX, which must answer for that.
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -85,9 +85,9 @@ def make(folder: Path, sizes: dict[str, int], llama_cpp: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    from llm_finetune.config import QuantizeSettings
     from llm_finetune.models.merging import TunedModel
     from llm_finetune.quantization.quantize import quantize
-    from llm_finetune.settings import QuantizeSettings
 
     if (folder / "q4_0.gguf").is_file():
         return

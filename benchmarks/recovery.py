@@ -28,7 +28,7 @@ import psutil
 import turns
 from turns import Answer
 
-from llm_finetune.settings import load
+from llm_finetune.config import load
 from report import bars, machine, markdown, parser, write
 
 SAVE_STEPS, KILL_AT, STEPS = 10, 17, 1000  # told to stop, the Trainer goes on for seconds: it must not end

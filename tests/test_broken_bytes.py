@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from fuzz import fuzz
 from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
+from llm_finetune.config import load
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.asking import Asking
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
@@ -33,7 +34,6 @@ from llm_finetune.quantization.quantize import quantize
 from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.report.page import write_report
 from llm_finetune.runtime import heartbeat
-from llm_finetune.settings import load
 from llm_finetune.stages import judge
 from llm_finetune.storage import result_schemas, results
 

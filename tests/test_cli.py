@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from command import SCRIPTS
-from llm_finetune.settings import Settings
+from llm_finetune.config import Settings
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llm_finetune import pod_check
+from llm_finetune.config import load
 from llm_finetune.errors import SettingsError, UserError
-from llm_finetune.settings import load
 
 VARIABLES = ("HF_HOME", "HF_TOKEN_PATH", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "LD_PRELOAD")
 

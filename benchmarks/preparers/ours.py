@@ -10,9 +10,9 @@ from pathlib import Path
 
 import turns
 
+from llm_finetune.config import load
 from llm_finetune.data import open_prepared, prepare
 from llm_finetune.models import loading
-from llm_finetune.settings import load
 from llm_finetune.stages.prepare import plan
 
 folder = Path(sys.argv[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, set_seed
 
+from llm_finetune.config import Settings
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.fingerprint import Deciding
 from llm_finetune.inputs import Inputs, tuned_folder
@@ -15,7 +16,6 @@ from llm_finetune.quantization.quantize import calibration_texts, quantize
 from llm_finetune.quantization.quantized_model import DESCRIPTION
 from llm_finetune.report.page import write_report
 from llm_finetune.run_folder import RunFolder
-from llm_finetune.settings import Settings
 from llm_finetune.stages.benchmark import benchmark
 from llm_finetune.stages.evaluate import evaluate
 from llm_finetune.storage import results

@@ -38,7 +38,7 @@ class WithKeys(TyperCommand):
     """A command whose help ends with the keys of the values files."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        from llm_finetune.settings.generate import help_text
+        from llm_finetune.config.codegen import help_text
 
         formatter.write(f"\nKeys of the values files:\n\n{help_text()}\n")
 
@@ -72,8 +72,8 @@ def run(
     ] = False,
 ) -> None:
     """Fine-tunes and evaluates a model: settings, data, training, evaluation, results."""
+    from llm_finetune.config import handed_on, load, load_merged
     from llm_finetune.distributed import Ranks
-    from llm_finetune.settings import handed_on, load, load_merged
 
     if settings and (values or set_ or set_string or set_json):
         raise typer.BadParameter("settings are merged already: no -f and no --set beside it")

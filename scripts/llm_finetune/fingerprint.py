@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.settings import Settings
-from llm_finetune.settings.keys import Key, Section
+from llm_finetune.config import Settings
+from llm_finetune.config.fields import Key, Section
 
 Deciding = dict[str, Any]
 

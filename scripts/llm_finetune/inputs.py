@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.fitness import Expected
+from llm_finetune.config import Settings
 from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
 from llm_finetune.errors import ModelError
@@ -25,7 +26,6 @@ from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.quantization.quantize import check as check_quantization
 from llm_finetune.quantization.quantize import check_weights
 from llm_finetune.run_folder import check_keeps
-from llm_finetune.settings import Settings
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
 from llm_finetune.stages.fits import choose_checkpointing

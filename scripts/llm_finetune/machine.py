@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
+from llm_finetune.config import Settings
 from llm_finetune.distributed import available_cores, check_backend, has_bf16
 from llm_finetune.errors import SettingsError
 from llm_finetune.models import ipex
-from llm_finetune.settings import Settings
 
 # More than one gains nothing, and each of them needs memory of its own.
 PROCESSES_PER_CORE = 8

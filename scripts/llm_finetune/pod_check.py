@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from llm_finetune.config import Settings, load_merged
 from llm_finetune.distributed.secret import job_secret
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.runtime.logging import entry
-from llm_finetune.settings import Settings, load_merged
 
 # Where the image must have what the job imports.
 NEEDED = ("torch", "transformers", "peft", "datasets")

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import nullcontext
 
+from llm_finetune.config import Loaded, Settings, handing_on
 from llm_finetune.distributed import Ranks, available_cores, launched, share
 from llm_finetune.host import allocator
 from llm_finetune.launcher import launch
@@ -16,7 +17,6 @@ from llm_finetune.runtime import heartbeat, shutdown, standard_streams
 from llm_finetune.runtime.fast_imports import loading
 from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.parent_death import tie_to_parent
-from llm_finetune.settings import Loaded, Settings, handing_on
 from llm_finetune.stages.ahead import preparing
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from rendering import Chart, container, environment, helm, settings, worker
 
-from llm_finetune.settings import Settings
+from llm_finetune.config import Settings
 
 FILE = Path(__file__).with_name("old_values.yaml")
 OLD = yaml.safe_load(FILE.read_text())

@@ -23,7 +23,7 @@ from typing import Any
 
 from tally import TALLY
 
-from llm_finetune.settings import load
+from llm_finetune.config import load
 
 PATIENCE_SECONDS = 240.0  # a job that takes longer hangs
 FIRST_RETRY = 128

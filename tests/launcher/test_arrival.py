@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from llm_finetune.config import Settings, load
 from llm_finetune.errors import DataError, ModelError, UserError
 from llm_finetune.launcher import arrival
 from llm_finetune.launcher.arrival import Awaited, Copying, await_all, awaited_on
 from llm_finetune.launcher.file_end import missing_end
-from llm_finetune.settings import Settings, load
 
 COPYING = Copying("llm-dataaccess-0", "team")
 RECORD = '{"instruction": "a", "output": "b"}\n'

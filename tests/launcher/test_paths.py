@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from llm_finetune.config import Settings, load
 from llm_finetune.errors import OutputError, SettingsError
 from llm_finetune.launcher.paths import check_written, resolved
-from llm_finetune.settings import Settings, load
 
 
 def writing_to(output: Path, quantized: Path, *, quantize: bool = True) -> Settings:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from llm_finetune.config import load
 from llm_finetune.errors import ModelError
 from llm_finetune.kernels.inference.packing import pack_codes
 from llm_finetune.models.merging import TunedModel
@@ -20,7 +21,6 @@ from llm_finetune.quantization.packed_weights import Scheme, pack, unpack
 from llm_finetune.quantization.quantize import quantizable_layers, quantize
 from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.quantization.rtn import round_to_nearest
-from llm_finetune.settings import load
 from tiny import VOCABULARY, tiny_model
 
 

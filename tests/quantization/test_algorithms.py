@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from llm_finetune.config import QuantizeSettings, load
 from llm_finetune.errors import ModelError
 from llm_finetune.models.merging import TunedModel
 from llm_finetune.quantization.quantize import quantize
-from llm_finetune.settings import QuantizeSettings, load
 from tiny import tiny_model
 
 Texts = list[list[int]]

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from llm_finetune.config import QuantizeSettings, load
 from llm_finetune.export.merge import merge
 from llm_finetune.models.adapters import LoraPlan, add_adapters, name_base
 from llm_finetune.models.merging import TunedModel, find_tuned
@@ -22,7 +23,6 @@ from llm_finetune.quantization.packed_weights import Scheme
 from llm_finetune.quantization.quantize import check, quantize
 from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.quantization.rtn import round_to_nearest
-from llm_finetune.settings import QuantizeSettings, load
 from tiny import VOCABULARY, tiny_model
 
 IDS = torch.arange(3, 51).view(2, 24)

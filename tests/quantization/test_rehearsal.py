@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 
+from llm_finetune.config import QuantizeSettings, load
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import decode
 from llm_finetune.models import loading
 from llm_finetune.models.merging import TunedModel, absent_weights
 from llm_finetune.quantization.quantize import check, check_weights, quantize
 from llm_finetune.quantization.quantized_model import is_linear, load_quantized
-from llm_finetune.settings import QuantizeSettings, load
 from tiny import VOCABULARY
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

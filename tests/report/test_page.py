@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from llm_finetune.config import load
 from llm_finetune.report import charts
 from llm_finetune.report.page import FILES, write_report
 from llm_finetune.runtime import formatting
-from llm_finetune.settings import load
 
 NASTY = "</script><b>bold</b> & \"double\" 'single' {{ 7 * 7 }}\nnext line"
 VOID = {"meta", "link", "br"}

@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzz import fuzz
+from llm_finetune.config import Settings, load, load_merged
+from llm_finetune.config.fields import Key
+from llm_finetune.config.helm import merge
+from llm_finetune.config.validation import ROOT
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings import Settings, load, load_merged, values
-from llm_finetune.settings.check import ROOT
-from llm_finetune.settings.keys import Key
 
 ANY = fuzz(100)
 
@@ -69,9 +70,9 @@ OPTION |= st.builds(lambda path, text: f"{'.'.join(path)}={text}", st.sampled_fr
 @pytest.fixture(autouse=True, scope="module")
 def chart() -> Iterator[None]:
     """Read once."""
-    read = values.chart_values()
+    read = merge.chart_values()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("llm_finetune.settings.load"), "chart_values", lambda: read)
+        patch.setattr(import_module("llm_finetune.config.loader"), "chart_values", lambda: read)
         yield
 
 

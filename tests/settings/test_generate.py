@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 from throwaway_chart import HELM, Chart
 
+from llm_finetune.config import Settings, codegen, load
+from llm_finetune.config.fields import Key
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings import Settings, generate, load
-from llm_finetune.settings.keys import Key
 
 CHECKOUT = Path(__file__).parents[2]
 SCHEMA = (CHECKOUT / "values.schema.json").read_text()
@@ -37,7 +37,7 @@ KEYS = every_key(load([]).settings.to_values())
 
 
 def test_files_agree_with_the_models() -> None:
-    assert generate.main(["--check"]) == 0
+    assert codegen.main(["--check"]) == 0
 
 
 def test_check_names_what_differs(
@@ -45,10 +45,10 @@ def test_check_names_what_differs(
 ) -> None:
     stale = tmp_path / "values.yaml"
     stale.write_text("old")
-    monkeypatch.setattr(generate, "generated", lambda checkout: {stale: "new"})
-    assert generate.main(["--check"]) == 1
+    monkeypatch.setattr(codegen, "generated", lambda checkout: {stale: "new"})
+    assert codegen.main(["--check"]) == 1
     assert "values.yaml differs" in capsys.readouterr().err
-    assert generate.main([]) == 0
+    assert codegen.main([]) == 0
     assert stale.read_text() == "new"
 
 
@@ -57,18 +57,18 @@ def test_a_file_without_its_markers_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text((CHECKOUT / name).read_text())
     (tmp_path / "README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match=r"README\.md: expected one line `<!-- keys"):
-        generate.generated(tmp_path)
+        codegen.generated(tmp_path)
 
 
 def test_help_and_readme_name_every_key() -> None:
     readme = (CHECKOUT / "README.md").read_text()
     for path in KEYS:
-        assert f"{path}  (" in generate.help_text()
+        assert f"{path}  (" in codegen.help_text()
         assert f"| `{path}` |" in readme
 
 
 def test_descriptions_are_one_short_sentence() -> None:
-    for path, key in generate._keys(Settings):
+    for path, key in codegen._keys(Settings):
         assert key.description.endswith("."), path
         assert len(key.description) <= 160, path
 
@@ -94,7 +94,7 @@ def test_the_schema_accepts_what_the_models_accept() -> None:
     """Key by key, over values of every type. Beyond the schema is only the size of a number in a string."""
     root = json.loads(SCHEMA)["properties"]["distributed"]
     agreed = refused = 0
-    for path, key in generate._keys(Settings):
+    for path, key in codegen._keys(Settings):
         schema = root
         for name in path.split("."):
             schema = schema["properties"][name]

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from llm_finetune import cli
+from llm_finetune.config import handed_on, handing_on, load
+from llm_finetune.config.handover import VARIABLE
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings import handed_on, handing_on, load
-from llm_finetune.settings.handover import VARIABLE
 
 STARTS_ITSELF_AGAIN = """if True:
     import os
     from pathlib import Path
     from llm_finetune.distributed import allocator
-    from llm_finetune.settings import handed_on, handing_on, load
+    from llm_finetune.config import handed_on, handing_on, load
     loaded = handed_on()
     if loaded is None:
         with handing_on(load([Path("-")])):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from throwaway_chart import HELM, Chart
 
-from llm_finetune.settings.go_yaml import read_yaml
-from llm_finetune.settings.values import OPTIONS, Values, merge
+from llm_finetune.config.helm.merge import OPTIONS, Values, merge
+from llm_finetune.config.helm.yaml import read_yaml
 
 pytestmark = pytest.mark.skipif(HELM is None, reason="needs helm")
 

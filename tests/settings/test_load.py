@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from llm_finetune.config import Settings, load, load_merged
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings import Settings, load, load_merged
 
 Write = Callable[..., Path]
 
@@ -431,9 +431,9 @@ def test_an_installed_package_brings_the_charts_values(tmp_path: Path) -> None:
     package.mkdir(parents=True)
     for part in ("__init__.py", "errors.py"):
         shutil.copy(checkout / "scripts" / "llm_finetune" / part, package)
-    shutil.copytree(checkout / "scripts" / "llm_finetune" / "settings", package / "settings")
-    shutil.copy(checkout / "values.yaml", package / "settings")
-    code = "from llm_finetune.settings import load; print(load([]).settings.workers)"
+    shutil.copytree(checkout / "scripts" / "llm_finetune" / "config", package / "config")
+    shutil.copy(checkout / "values.yaml", package / "config/helm")
+    code = "from llm_finetune.config import load; print(load([]).settings.workers)"
     alone = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     output = subprocess.check_output([sys.executable, "-c", code], text=True, env=alone, cwd=tmp_path)
     assert int(output) == load([]).settings.workers
@@ -493,7 +493,7 @@ def test_a_number_too_large_is_refused() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from llm_finetune.settings import load; load([]); "
+        "import sys; from llm_finetune.config import load; load([]); "
         "print({'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'jsonschema'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from llm_finetune.config import load
 from llm_finetune.errors import DataError
 from llm_finetune.models.loading import load_tokenizer
-from llm_finetune.settings import load
 from llm_finetune.stages.prepare import prepare_data
 from tiny import write_records
 
@@ -22,7 +22,7 @@ Values = dict[str, object]
 START = """
 import json, multiprocessing, os, pathlib, signal, sys, time
 from llm_finetune.errors import DataError
-from llm_finetune.settings import load
+from llm_finetune.config import load
 from llm_finetune.stages import ahead as room
 from llm_finetune.stages.ahead import preparing
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from command import plant
+from llm_finetune.config import BenchmarkSettings
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError
-from llm_finetune.settings import BenchmarkSettings
 from llm_finetune.stages import memory_bandwidth
 from llm_finetune.stages.benchmark import benchmark, check_context, shares_of_cores
 from llm_finetune.stages.benchmark_instance import weight_bytes_per_token

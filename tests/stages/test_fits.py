@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from llm_finetune.config import load
 from llm_finetune.errors import SettingsError
 from llm_finetune.models.precision import Precision
-from llm_finetune.settings import load
 from llm_finetune.stages import fits
 from tiny import tiny_model
 

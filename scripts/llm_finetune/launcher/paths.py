@@ -6,8 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+from llm_finetune.config import Settings
 from llm_finetune.errors import OutputError, SettingsError
-from llm_finetune.settings import Settings
 
 
 def resolved(settings: Settings) -> Settings:

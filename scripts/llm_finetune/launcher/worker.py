@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llm_finetune.config import Settings, load_merged
 from llm_finetune.distributed import available_cores, share
 from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
 from llm_finetune.errors import SettingsError, UserError
@@ -27,7 +28,6 @@ from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.outcome import Ending
 from llm_finetune.runtime.signals import SignalledError, name_of, raised_signals
 from llm_finetune.runtime.termination_message import leave_to_kubernetes
-from llm_finetune.settings import Settings, load_merged
 from llm_finetune.storage import atomic
 from llm_finetune.storage.errors import writing
 from llm_finetune.storage.stale_files import remove_abandoned

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from llm_finetune.config import QuantizeSettings
 from llm_finetune.data import Split
 from llm_finetune.errors import ModelError, SettingsError
 from llm_finetune.models import loading
@@ -32,7 +33,6 @@ from llm_finetune.quantization.quantized_model import (
 )
 from llm_finetune.quantization.rtn import round_to_nearest
 from llm_finetune.quantization.teq import teq
-from llm_finetune.settings import QuantizeSettings
 from llm_finetune.storage.atomic_directory import (
     check_replaceable,
     copy_companions,

@@ -12,10 +12,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from llm_finetune.config import load
 from llm_finetune.report.charts import Chart, Points, chart
 from llm_finetune.report.tables import quality, speed
 from llm_finetune.runtime import formatting
-from llm_finetune.settings import load
 from llm_finetune.storage import results
 from llm_finetune.storage.result_schemas import read_result
 

@@ -12,11 +12,11 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from llm_finetune.config import Settings
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import DataError
 from llm_finetune.runtime.parent_death import end_with
 from llm_finetune.runtime.signals import heeded
-from llm_finetune.settings import Settings
 
 Ahead = Callable[[], Path | None]
 SECONDS_TO_LEAVE = 5.0

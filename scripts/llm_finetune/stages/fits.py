@@ -7,12 +7,12 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
+from llm_finetune.config import TrainSettings
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.memory import memory_limit
 from llm_finetune.models.memory_estimate import MemoryNeed, training_need
 from llm_finetune.models.precision import Precision
 from llm_finetune.runtime.formatting import size
-from llm_finetune.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 

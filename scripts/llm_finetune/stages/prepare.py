@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_finetune.config import Settings
 from llm_finetune.data import Columns, PreparePlan, Source, prepare
 from llm_finetune.data.summary import Summary
-from llm_finetune.settings import Settings
 from llm_finetune.storage.user_directories import user_home
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llm_finetune.settings.go_yaml import read_yaml
+from llm_finetune.config.helm.yaml import read_yaml
 
 # In the schema alone: Helm's own section, and one that stands in older values files.
 NOT_IN_VALUES = ("global", "metadata")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llm_finetune.settings.handover import handed_on, handing_on
-from llm_finetune.settings.load import Loaded, load, load_merged
-from llm_finetune.settings.models import (
+from llm_finetune.config.handover import handed_on, handing_on
+from llm_finetune.config.loader import Loaded, load, load_merged
+from llm_finetune.config.schema import (
     BenchmarkSettings,
     EvalSettings,
     QuantizeSettings,

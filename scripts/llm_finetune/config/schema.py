@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from llm_finetune.settings import check, rules
-from llm_finetune.settings.keys import (
+from llm_finetune.config import cross_field_rules, validation
+from llm_finetune.config.fields import (
     Section,
     choice,
     flag,
@@ -347,7 +347,7 @@ class Settings(Section):
         Raises:
             SettingsError: one line per problem.
         """
-        return check.read(cls, tree, lambda path: origin, rules.broken)
+        return validation.read(cls, tree, lambda path: origin, cross_field_rules.broken)
 
     def to_values(self) -> dict[str, Any]:
         """The section as JSON can hold it, for `from_values` in another process."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from llm_finetune.config import cross_field_rules, validation
+from llm_finetune.config.helm.merge import CHART, Values, chart_values, merge
+from llm_finetune.config.schema import Settings
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings import check, rules
-from llm_finetune.settings.models import Settings
-from llm_finetune.settings.values import CHART, Values, chart_values, merge
 
 # Helm has this one for every chart; the other stands in older values files.
 GLOBAL = "global"
@@ -45,11 +45,11 @@ def load(
     chart = chart_values()
     values = merge(chart, files, set_json, set_values, set_strings)
     problems = [*values.problems, *islice(_unknown_sections(values, [*chart, GLOBAL]), MOST_LINES + 1)]
-    tree = values.tree.get(check.ROOT)
+    tree = values.tree.get(validation.ROOT)
     # What an unreadable file would have set is not known, so what holds between keys cannot be asked.
-    between = rules.broken if not values.problems else lambda settings: iter(())
+    between = cross_field_rules.broken if not values.problems else lambda settings: iter(())
     try:
-        settings = check.read(Settings, tree, values.origin, between)
+        settings = validation.read(Settings, tree, values.origin, between)
     except SettingsError as error:
         problems += error.problems
     if problems:
@@ -70,9 +70,9 @@ def load_merged(file: Path) -> Loaded:
         raise SettingsError(
             f"{file}: cannot be read ({error}); expected the merged values in JSON"
         ) from error
-    if not isinstance(tree, dict) or set(tree) != {check.ROOT}:
-        raise SettingsError(f"{file}: expected one section, {check.ROOT}, and nothing beside it")
-    return Loaded(Settings.from_values(tree[check.ROOT], str(file)), [])
+    if not isinstance(tree, dict) or set(tree) != {validation.ROOT}:
+        raise SettingsError(f"{file}: expected one section, {validation.ROOT}, and nothing beside it")
+    return Loaded(Settings.from_values(tree[validation.ROOT], str(file)), [])
 
 
 def _bounded(lines: list[str]) -> list[str]:
@@ -83,7 +83,7 @@ def _unknown_sections(values: Values, known: list[str]) -> Iterator[str]:
     for name in values.tree:
         if name in known or name == WITHOUT_EFFECT:
             continue
-        near = f"{check.ROOT}.{name}" if name in Settings.entries() else check.nearest(name, known)
+        near = f"{validation.ROOT}.{name}" if name in Settings.entries() else validation.nearest(name, known)
         hint = f"; did you mean {near}?" if near else f"; known: {', '.join(known)}"
         yield f"{values.origin((name,))}: {name}: unknown key{hint}"
 
@@ -94,7 +94,7 @@ def _warnings(values: Values) -> Iterator[str]:
             f"{values.origin((WITHOUT_EFFECT,))}: {WITHOUT_EFFECT}: has no effect; "
             "the namespace of the Helm release counts"
         )
-    train = values.tree[check.ROOT]["train"]
-    fast = (check.ROOT, "train", "useFastTokenizer")
+    train = values.tree[validation.ROOT]["train"]
+    fast = (validation.ROOT, "train", "useFastTokenizer")
     if train["useFastTokenizer"] is False and values.origin(fast) != CHART:
         yield f"{values.origin(fast)}: {'.'.join(fast)}: every tokenizer is a fast one; false means true"

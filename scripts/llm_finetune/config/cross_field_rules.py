@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llm_finetune.settings.check import Problem
+from llm_finetune.config.validation import Problem
 
 if TYPE_CHECKING:
-    from llm_finetune.settings.models import Settings
+    from llm_finetune.config.schema import Settings
 
 
 def broken(settings: Settings) -> Iterator[Problem]:

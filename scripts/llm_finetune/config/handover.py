@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_finetune.settings.check import ROOT
-from llm_finetune.settings.load import Loaded
-from llm_finetune.settings.models import Settings
+from llm_finetune.config.loader import Loaded
+from llm_finetune.config.schema import Settings
+from llm_finetune.config.validation import ROOT
 
 VARIABLE = "LLM_FINETUNE_SETTINGS"
 

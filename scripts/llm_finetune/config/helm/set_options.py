@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llm_finetune.settings.go_yaml import LONGEST_INTEGER, MAX_DEPTH, TOO_DEEP, json_number, too_deep
+from llm_finetune.config.helm.yaml import LONGEST_INTEGER, MAX_DEPTH, TOO_DEEP, json_number, too_deep
 
 Path = tuple[str, ...]
 

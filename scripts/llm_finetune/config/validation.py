@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from llm_finetune.config.fields import Key, Section, shown
 from llm_finetune.errors import SettingsError
-from llm_finetune.settings.keys import Key, Section, shown
 
 Path = tuple[str, ...]
 SectionT = TypeVar("SectionT", bound=Section)

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.settings import strvals
-from llm_finetune.settings.go_yaml import MAX_BYTES, Document, read_yaml
+from llm_finetune.config.helm import set_options
+from llm_finetune.config.helm.yaml import MAX_BYTES, Document, read_yaml
 
 KeyPath = tuple[str, ...]
 
 CHART = "values.yaml of the chart"
-OPTIONS = {"--set-json": strvals.set_json, "--set": strvals.set_values, "--set-string": strvals.set_strings}
+OPTIONS = {
+    "--set-json": set_options.set_json,
+    "--set": set_options.set_values,
+    "--set-string": set_options.set_strings,
+}
 
 
 @dataclass
@@ -54,7 +58,7 @@ def chart_values() -> dict[str, Any]:
     """The chart's values.yaml: beside this file in an installed package, else at the top of the checkout."""
     here = Path(__file__).resolve()
     installed = here.with_name("values.yaml")
-    file = installed if installed.exists() else here.parents[3] / "values.yaml"
+    file = installed if installed.exists() else here.parents[4] / "values.yaml"
     return read_yaml(file.read_bytes()).values
 
 
