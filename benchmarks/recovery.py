@@ -91,8 +91,8 @@ def cases(work: Path) -> list[Case]:
     """What is measured; `out` in the folder is where all of them write."""
     model, records = _made(work / "files")
     one, two = (_settings(work, model, records, processes) for processes in (1, 2))
-    ours = [sys.executable, "-m", "llm_finetune.cli", "run", "--settings", str(one)]
-    worker = [sys.executable, "-m", "llm_finetune.cli", "worker", "--settings", str(two)]
+    ours = [sys.executable, "-m", "llm_finetune.cli.main", "run", "--settings", str(one)]
+    worker = [sys.executable, "-m", "llm_finetune.cli.main", "worker", "--settings", str(two)]
     program = [str(HERE / "killed_trainer.py"), str(model), str(records), str(work / "out")]
     plain = [sys.executable, *program]
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from llm_finetune.cli import main
+from llm_finetune.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -25,12 +25,12 @@ class Outcome:
 
 def run_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Outcome:
     """Runs `llm-finetune run …` in this process."""
-    from llm_finetune import cli
+    from llm_finetune.cli import main
 
     capfd.readouterr()
     monkeypatch.setattr(sys, "argv", ["llm-finetune", "run", *arguments])
     with pytest.raises(SystemExit) as exited:
-        cli.main()
+        main.main()
     printed = capfd.readouterr()
     return Outcome(int(exited.value.code or 0), printed.out + printed.err)
 

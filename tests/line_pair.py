@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from llm_finetune.distributed.line import Line
+from llm_finetune.distributed.connection import Line
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:

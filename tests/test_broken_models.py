@@ -161,9 +161,9 @@ def test_bf16_that_the_processor_lacks_is_refused_unless_auto(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from llm_finetune import machine
+    from llm_finetune.launcher import preflight
 
-    monkeypatch.setattr(machine, "has_bf16", lambda: False)
+    monkeypatch.setattr(preflight, "has_bf16", lambda: False)
     values = {
         "modelNameOrPath": str(model_folder),
         "train__datasetName": None,

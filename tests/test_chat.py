@@ -64,7 +64,7 @@ class Typed(io.TextIOWrapper):
 @pytest.fixture
 def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Chat:
     """Runs the command in this process with these lines in its pipe, or typed; the text is its answers."""
-    from llm_finetune import cli
+    from llm_finetune.cli import main
 
     def run(folder: Path, lines: str | bytes, *options: str, typed: bool = False) -> Outcome:
         capfd.readouterr()
@@ -73,7 +73,7 @@ def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         greedy = ["--temperature", "0", "--max-new-tokens", "12"]
         monkeypatch.setattr(sys, "argv", ["llm-finetune", "chat", str(folder), *greedy, *options])
         with pytest.raises(SystemExit) as exited:
-            cli.main()
+            main.main()
         printed = capfd.readouterr()
         sys.stderr.write(printed.err)
         return Outcome(int(exited.value.code or 0), printed.out)

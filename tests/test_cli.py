@@ -24,8 +24,8 @@ HEAVY = "{'torch', 'transformers', 'datasets', 'pyarrow', 'peft', 'numpy'}"
 def test_help_names_every_key_and_loads_nothing_heavy() -> None:
     done = python(
         "sys.argv = ['llm-finetune', 'run', '--help']\n"
-        "from llm_finetune import cli\n"
-        "try: cli.main()\n"
+        "from llm_finetune.cli import main\n"
+        "try: main.main()\n"
         f"finally: print('loaded', {HEAVY} & set(sys.modules))"
     )
     assert done.stdout.strip().endswith("loaded set()"), done.stdout + done.stderr
@@ -36,8 +36,8 @@ def test_help_names_every_key_and_loads_nothing_heavy() -> None:
 def test_broken_settings_are_refused_before_anything_heavy_loads() -> None:
     done = python(
         "sys.argv = ['llm-finetune', 'run', '--set', 'distributed.train.epoch=3']\n"
-        "from llm_finetune import cli\n"
-        "try: cli.main()\n"
+        "from llm_finetune.cli import main\n"
+        "try: main.main()\n"
         f"finally: print('loaded', {HEAVY} & set(sys.modules))"
     )
     assert done.returncode == 2

@@ -7,7 +7,7 @@ import pytest
 from llm_finetune.config import load
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import SettingsError
-from llm_finetune.machine import PROCESSES_PER_CORE, check_machine
+from llm_finetune.launcher.preflight import PROCESSES_PER_CORE, check_machine
 
 
 def test_more_processes_than_the_cores_can_carry_are_refused() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune import pod_check
 from llm_finetune.config import load
 from llm_finetune.errors import SettingsError, UserError
+from llm_finetune.launcher import helm_test
 
 VARIABLES = ("HF_HOME", "HF_TOKEN_PATH", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "LD_PRELOAD")
 
@@ -32,13 +32,13 @@ def written(folder: Path, output: str = "out") -> Path:
 
 def problems(file: Path, volume: Path) -> list[str]:
     with pytest.raises(UserError) as caught:
-        pod_check.main(file, volume)
+        helm_test.main(file, volume)
     return caught.value.problems
 
 
 def test_all_is_well(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "token").write_text("hf_abc")
-    pod_check.main(written(tmp_path), tmp_path)
+    helm_test.main(written(tmp_path), tmp_path)
     said = capsys.readouterr().out
     for what in (
         "settings: ",
@@ -75,4 +75,4 @@ def test_wrong_settings(home: Path, tmp_path: Path) -> None:
     file = written(tmp_path)
     file.write_text(file.read_text().replace('"epochs": 1', '"epochs": "x"'))
     with pytest.raises(SettingsError, match=r"distributed\.train\.epochs"):
-        pod_check.main(file, tmp_path)
+        helm_test.main(file, tmp_path)

@@ -28,7 +28,14 @@ REACHED = ".reached"  # a file that says that a process is at its moment
 # multiprocessing asks after all its processes whenever one starts: where two threads of a test ask at once,
 # one reads the exit code, and the other finds nothing left to read and takes that for 255.
 ASKING = threading.Lock()
-PRELOADED = ["warm", "llm_finetune.cli", "llm_finetune.start", "llm_finetune.job", "peft", "datasets"]
+PRELOADED = [
+    "warm",
+    "llm_finetune.cli.main",
+    "llm_finetune.launcher.start",
+    "llm_finetune.job",
+    "peft",
+    "datasets",
+]
 
 
 @dataclass(frozen=True)
@@ -163,11 +170,11 @@ def _run(arguments: list[str], moment: Moment | None, environment: dict[str, str
             os.dup2(file.fileno(), descriptor)
     os.environ.update({"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **environment})
     counts = _watch_events(moment, said)
-    from llm_finetune import cli
+    from llm_finetune.cli import main
 
     sys.argv = ["llm-finetune", *arguments]
     try:
-        cli.main()
+        main.main()
     finally:
         said.with_suffix(".json").write_text(json.dumps(counts))
 

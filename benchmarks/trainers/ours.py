@@ -10,12 +10,12 @@ from recipe import ALPHA, LEARNING_RATE, LENGTH, PAD_ID, RANK, ROWS, STEPS, chan
 from recorder import Recorder
 
 from llm_finetune import distributed
-from llm_finetune.cli import app
+from llm_finetune.cli.main import app
 
 
 def join(*arguments: Any, **options: Any) -> Any:
     """What the command does when its libraries are loaded, which the recorder must not do in its place."""
-    from llm_finetune.distributed.group import join
+    from llm_finetune.distributed.process_group import join
 
     Recorder(PAD_ID).listen()
     return join(*arguments, **options)

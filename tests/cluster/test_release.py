@@ -86,7 +86,7 @@ def test_what_is_copied_out_is_loaded_and_used(release: Release, notes: str, hom
     adapter["base_model_name_or_path"] = str(home / "seleki" / "base")
     (tuned / "adapter_config.json").write_text(json.dumps(adapter))
     for folder in (tuned, home / "quantized_model"):
-        command = [sys.executable, "-m", "llm_finetune.cli", "chat", str(folder)]
+        command = [sys.executable, "-m", "llm_finetune.cli.main", "chat", str(folder)]
         options = ["--instruction", "Make this small.", "--max-new-tokens", "8"]
         assert sh(*command, *options, stdin="menyne\n").strip()
 

@@ -36,7 +36,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["llm_finetune.distributed.group"])
+        self._context.set_forkserver_preload(["llm_finetune.distributed.process_group"])
         self._running: dict[int, ForkServerProcess] = {}
 
     def start(self, scenario: str, size: int, ranks: list[int], packages: Path | None = None) -> None:

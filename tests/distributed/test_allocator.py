@@ -47,7 +47,7 @@ def test_a_process_starts_itself_again_once() -> None:
     code = """if True:
         import os, resource
         from pathlib import Path
-        from llm_finetune.distributed import allocator
+        from llm_finetune.host import allocator
         allocator.start_again_with(allocator.wanted("auto", os.environ, Path("/nowhere")))
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

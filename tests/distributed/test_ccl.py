@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed import Ranks, ccl
+from llm_finetune.distributed import Ranks, oneccl
 
 ONE_NODE, TWO_NODES = Ranks(0, 2, 0, 2), Ranks(0, 2, 0, 1)
 
@@ -18,13 +18,13 @@ def bindings(stand_in_ccl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
     """A stand-in for oneCCL's bindings, with the files of the libfabric that they bring."""
     path = stand_in_ccl()
     monkeypatch.syspath_prepend(str(path))
-    return path / ccl.BINDINGS
+    return path / oneccl.BINDINGS
 
 
 def test_all_that_is_known_to_matter_is_set(bindings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ccl, "available_cores", lambda: 2)
+    monkeypatch.setattr(oneccl, "available_cores", lambda: 2)
     environment: dict[str, str] = {}
-    ccl.prepare(ONE_NODE, environment)
+    oneccl.prepare(ONE_NODE, environment)
     assert environment == {
         "CCL_ATL_TRANSPORT": "ofi",
         "CCL_WORKER_OFFLOAD": "0",
@@ -35,16 +35,16 @@ def test_all_that_is_known_to_matter_is_set(bindings: Path, monkeypatch: pytest.
 
 
 def test_with_many_cores_a_worker_thread_is_left_to_ccl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ccl, "available_cores", lambda: 64)
+    monkeypatch.setattr(oneccl, "available_cores", lambda: 64)
     environment: dict[str, str] = {}
-    ccl.prepare(ONE_NODE, environment)
+    oneccl.prepare(ONE_NODE, environment)
     assert "CCL_WORKER_OFFLOAD" not in environment
 
 
 def test_what_the_user_set_stays(caplog: pytest.LogCaptureFixture) -> None:
     mine = {"FI_PROVIDER": "verbs", "CCL_WORKER_OFFLOAD": "1", "CCL_ATL_SHM": "1"}
     environment = dict(mine)
-    ccl.prepare(ONE_NODE, environment)
+    oneccl.prepare(ONE_NODE, environment)
     assert environment.items() >= mine.items()
     assert not caplog.records
 
@@ -62,6 +62,6 @@ def test_what_is_known_to_fail_is_changed_and_said(
 ) -> None:
     environment = {name: found}
     with caplog.at_level(logging.WARNING):
-        ccl.prepare(TWO_NODES, environment)
+        oneccl.prepare(TWO_NODES, environment)
     assert environment.get(name) == left
     assert [said in record.getMessage() for record in caplog.records] == [True]

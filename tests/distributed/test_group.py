@@ -17,8 +17,8 @@ import torch.distributed as dist
 from loopback import Processes
 
 from llm_finetune.distributed import Group, Ranks, check_backend, join
-from llm_finetune.distributed.alarm import Alarm, Failure
-from llm_finetune.distributed.lifeline import ADDRESS, Lifeline
+from llm_finetune.distributed.failure import Alarm, Failure
+from llm_finetune.distributed.peer_monitor import ADDRESS, Lifeline
 from llm_finetune.distributed.store import Rendezvous
 from llm_finetune.errors import GroupError, SettingsError
 

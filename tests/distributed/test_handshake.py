@@ -12,10 +12,10 @@ import pytest
 import torch.distributed as dist
 
 from line_pair import line_pair, socket_pair
-from llm_finetune.distributed import Ranks, handshake, secret
-from llm_finetune.distributed.alarm import Alarm
+from llm_finetune.distributed import Ranks, handshake, job_secret
+from llm_finetune.distributed.connection import Line
+from llm_finetune.distributed.failure import Alarm
 from llm_finetune.distributed.handshake import UnprovenError, introduce, welcome
-from llm_finetune.distributed.line import Line
 from llm_finetune.distributed.store import Rendezvous
 from llm_finetune.errors import GroupError, SettingsError
 
@@ -148,7 +148,7 @@ def test_what_a_stranger_writes_into_the_store_is_not_believed(
 ) -> None:
     """torch's store asks nobody who he is."""
     (tmp_path / "secret").write_text("s" * 32)
-    monkeypatch.setenv(secret.FILE, str(tmp_path / "secret"))
+    monkeypatch.setenv(job_secret.FILE, str(tmp_path / "secret"))
     store = dist.HashStore()
     first, second = (Rendezvous(store, Ranks(rank, 2, rank, 2), Alarm()) for rank in (0, 1))
     first.publish("model", "/models/ä")
@@ -164,24 +164,24 @@ def test_what_a_stranger_writes_into_the_store_is_not_believed(
 
 def test_a_secret_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    assert secret.job_secret({}) is None
+    assert job_secret.job_secret({}) is None
     with pytest.raises(SettingsError, match="cannot be read"):
-        secret.job_secret({secret.FILE: str(file)})
+        job_secret.job_secret({job_secret.FILE: str(file)})
     file.write_text("short\n")
     with pytest.raises(SettingsError, match="found 5 bytes, expected a secret of 16 or more"):
-        secret.job_secret({secret.FILE: str(file)})
+        job_secret.job_secret({job_secret.FILE: str(file)})
     file.write_text("s" * 32 + "\n")
-    assert secret.job_secret({secret.FILE: str(file)}) == b"s" * 32
+    assert job_secret.job_secret({job_secret.FILE: str(file)}) == b"s" * 32
 
 
 def test_ranks_of_one_machine_get_a_secret_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(secret.FILE, "")
-    with secret.new_secret(tmp_path):
+    monkeypatch.setenv(job_secret.FILE, "")
+    with job_secret.new_secret(tmp_path):
         (file,) = tmp_path.iterdir()
         assert file.stat().st_mode & 0o777 == 0o600
-        assert secret.job_secret() == file.read_bytes()
+        assert job_secret.job_secret() == file.read_bytes()
     assert not list(tmp_path.iterdir())
 
 

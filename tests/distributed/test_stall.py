@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from llm_finetune.distributed import stall
-from llm_finetune.distributed.stall import Stalls
+from llm_finetune.distributed import stall_detection
+from llm_finetune.distributed.stall_detection import Stalls
 from llm_finetune.runtime import rank_progress
 from llm_finetune.runtime.rank_progress import Progress
 
@@ -25,12 +25,12 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
     """What rank 0 says of a group of two, each heard of so many seconds ago."""
 
     def verdict(first: Progress, second: Progress, silent: tuple[float, float] = (0, 0)) -> str | None:
-        monkeypatch.setattr(stall.time, "monotonic", lambda: 0.0)
+        monkeypatch.setattr(stall_detection.time, "monotonic", lambda: 0.0)
         stalls = Stalls(0, 2, {0: "a", 1: "b"}, LIMIT)
         for rank, said in enumerate((first, second)):
-            monkeypatch.setattr(stall.time, "monotonic", lambda: 1000.0 - silent[rank])  # noqa: B023
+            monkeypatch.setattr(stall_detection.time, "monotonic", lambda: 1000.0 - silent[rank])  # noqa: B023
             stalls.heard(rank, said)
-        monkeypatch.setattr(stall.time, "monotonic", lambda: 1000.0)
+        monkeypatch.setattr(stall_detection.time, "monotonic", lambda: 1000.0)
         failure = stalls.verdict()
         return failure.message if failure else None
 
@@ -83,7 +83,7 @@ def test_a_collective_that_burns_a_core_for_ever_is_a_failure_too(judge: Judge) 
 
 def test_a_judge_that_stood_still_itself_accuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(stall.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stall_detection.time, "monotonic", lambda: now[0])
     stalls = Stalls(0, 2, {0: "a", 1: "b"}, LIMIT)
     now[0] = 1000.0
     stalls.excuse()

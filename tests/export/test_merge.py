@@ -14,7 +14,7 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_finetune import cli
+from llm_finetune.cli import main
 from llm_finetune.errors import ModelError, OutputError
 from llm_finetune.export.merge import merge
 from tiny import VOCABULARY, tiny_model
@@ -159,7 +159,7 @@ def test_the_command_merges(
     command = ["llm-finetune", "merge", str(tmp_path / "adapter"), str(tmp_path / "merged")]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as exited:
-        cli.main()
+        main.main()
     assert exited.value.code == 0
     assert "MB of weights" in capsys.readouterr().out
     assert distance(logits_of(tmp_path / "merged"), expected) < 1e-5

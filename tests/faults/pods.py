@@ -196,7 +196,7 @@ class Pods:
             "OMP_NUM_THREADS": "1",
             **self.extra,
         }
-        command = [*prefix, sys.executable, "-m", "llm_finetune.cli", "worker"]
+        command = [*prefix, sys.executable, "-m", "llm_finetune.cli.main", "worker"]
         command += ["--settings", str(self.settings_file), "--volume", str(self.folder)]
         command += ["--wait-for-workers", str(self.workers), "--grace-seconds", "20", *self.arguments]
         with self._log(number).open("ab") as log:

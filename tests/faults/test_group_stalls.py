@@ -72,7 +72,7 @@ def test_a_launcher_that_is_stopped_is_ended_by_process_1(tmp_path: Path) -> Non
     program = tmp_path / "stops.py"
     program.write_text(
         "import os, signal, sys\n"
-        "from llm_finetune.launcher.init import under_init\n"
+        "from llm_finetune.launcher.pid1 import under_init\n"
         "def main():\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"
         "    return 0\n"

@@ -16,9 +16,9 @@ import pytest
 
 from llm_finetune.config import Settings, load
 from llm_finetune.errors import DataError, ModelError, UserError
-from llm_finetune.launcher import arrival
-from llm_finetune.launcher.arrival import Awaited, Copying, await_all, awaited_on
-from llm_finetune.launcher.file_end import missing_end
+from llm_finetune.launcher import upload_wait
+from llm_finetune.launcher.file_integrity import missing_end
+from llm_finetune.launcher.upload_wait import Awaited, Copying, await_all, awaited_on
 
 COPYING = Copying("llm-dataaccess-0", "team")
 RECORD = '{"instruction": "a", "output": "b"}\n'
@@ -27,8 +27,8 @@ RECORD = '{"instruction": "a", "output": "b"}\n'
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds become fractions."""
-    monkeypatch.setattr(arrival, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(arrival, "STILL_SECONDS", 0.5)
+    monkeypatch.setattr(upload_wait, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(upload_wait, "STILL_SECONDS", 0.5)
 
 
 def awaited(path: Path, error: type[UserError] = DataError) -> Any:
@@ -93,7 +93,7 @@ def test_a_file_that_grows_is_not_there_before_it_stops(tmp_path: Path) -> None:
 def test_a_file_that_was_there_before_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrival, "STILL_SECONDS", 1000.0)
+    monkeypatch.setattr(upload_wait, "STILL_SECONDS", 1000.0)
     file = tmp_path / "x.jsonl"
     file.write_text(RECORD)
     os.utime(file, (time.time() - 120, time.time() - 120))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from llm_finetune.launcher.judgement import cause_of, is_done
+from llm_finetune.launcher.failure_cause import cause_of, is_done
 from llm_finetune.runtime.outcome import Ending
 
 CONSEQUENCES = {"b": Ending(128, "rank 0 is gone"), "c": Ending(143, "stopped"), "d": Ending(0, "done")}

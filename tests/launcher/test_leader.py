@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from llm_finetune.errors import RestartsError
-from llm_finetune.launcher.leader import Crew, Leader
-from llm_finetune.launcher.member import Member
-from llm_finetune.launcher.reception import Reception
-from llm_finetune.launcher.signs import Signs
-from llm_finetune.launcher.tally import Tally
+from llm_finetune.launcher.coordinator import Crew, Leader
+from llm_finetune.launcher.coordinator_client import Member
+from llm_finetune.launcher.coordinator_server import Reception
+from llm_finetune.launcher.pod_heartbeats import Signs
+from llm_finetune.launcher.restart_state import Tally
 from llm_finetune.runtime.outcome import Ending
 from llm_finetune.storage.results import read_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_finetune.errors import SettingsError
-from llm_finetune.launcher.operator import Place
+from llm_finetune.launcher.environment import Place
 
 GIVEN = {
     "PET_RDZV_BACKEND": "c10d",

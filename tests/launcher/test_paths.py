@@ -8,7 +8,7 @@ import pytest
 
 from llm_finetune.config import Settings, load
 from llm_finetune.errors import OutputError, SettingsError
-from llm_finetune.launcher.paths import check_written, resolved
+from llm_finetune.launcher.output_paths import check_written, resolved
 
 
 def writing_to(output: Path, quantized: Path, *, quantize: bool = True) -> Settings:

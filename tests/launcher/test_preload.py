@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.launcher.preload import drop_missing
+from llm_finetune.launcher.ld_preload import drop_missing
 
 
 def test_missing_libraries_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from llm_finetune.distributed import Ranks
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher import signs
-from llm_finetune.launcher.signs import Signs
+from llm_finetune.launcher import pod_heartbeats
+from llm_finetune.launcher.pod_heartbeats import Signs
 from llm_finetune.runtime import heartbeat
 
 ONE = Ranks(0, 1, 0, 1)
@@ -64,7 +64,7 @@ def test_a_sign_that_stays_says_whether_it_was_memory(tmp_path: Path) -> None:
 def test_another_job_that_has_fallen_silent_is_not_waited_for_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signs, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(pod_heartbeats, "SILENT_SECONDS", 0.5)
     for pod in ("job-worker-1", "earlier-worker-0"):
         (tmp_path / f"heartbeat-{pod}.json").write_text(json.dumps(SHORT))
     Signs(tmp_path).await_other_job("job-worker-", 60.0)

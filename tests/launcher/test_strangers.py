@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 
 from fuzz import fuzz
 from line_pair import socket_pair
-from llm_finetune.distributed import door, handshake, secret
-from llm_finetune.distributed.alarm import Failure
-from llm_finetune.distributed.door import MOST_WAITING, Door
+from llm_finetune.distributed import handshake, job_secret, listener
+from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.failure import Failure
 from llm_finetune.distributed.handshake import UnprovenError, welcome
-from llm_finetune.distributed.line import Line, parsed
+from llm_finetune.distributed.listener import MOST_WAITING, Door
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.file_end import _CHECKS, missing_end
-from llm_finetune.launcher.member import Member, StopError, understood
-from llm_finetune.launcher.reception import Reception
+from llm_finetune.launcher.coordinator_client import Member, StopError, understood
+from llm_finetune.launcher.coordinator_server import Reception
+from llm_finetune.launcher.file_integrity import _CHECKS, missing_end
+from llm_finetune.launcher.pod_heartbeats import Signs
+from llm_finetune.launcher.restart_state import Tally
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signs import Signs
-from llm_finetune.launcher.tally import Tally
 from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.outcome import Ending
 from llm_finetune.runtime.rank_progress import Progress
@@ -64,7 +64,7 @@ def port() -> int:
 @pytest.fixture
 def job_has_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s" * 32)
-    monkeypatch.setenv(secret.FILE, str(tmp_path / "secret"))
+    monkeypatch.setenv(job_secret.FILE, str(tmp_path / "secret"))
 
 
 def calling(port: int) -> socket.socket:
@@ -94,7 +94,7 @@ def test_strangers_are_turned_away_and_a_worker_behind_them_is_heard(
 
 
 def test_no_more_files_is_no_end_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(listener, "PAUSE_SECONDS", 0.01)
     failing = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
 
     class Server(socket.socket):
@@ -165,7 +165,7 @@ def test_who_answers_in_the_leaders_place_is_not_followed(monkeypatch: pytest.Mo
 
 def test_a_leader_that_stands_still_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """Its kernel answers for a process that is stopped."""
-    monkeypatch.setattr("llm_finetune.launcher.member.PULSE_SECONDS", 0.1)
+    monkeypatch.setattr("llm_finetune.launcher.coordinator_client.PULSE_SECONDS", 0.1)
     stands_still = pytest.raises(GroupError, match=r"stands still: it said nothing for 0\.3")
     with socket.create_server(("127.0.0.1", port)), stands_still:
         Member("job-worker-1", ("127.0.0.1", port), "D", 0.5, stall_seconds=0.01).next()
@@ -208,14 +208,14 @@ def test_any_line_is_understood_or_passed_over(content: bytes) -> None:
 @given(content=CONTENT)
 @ANY
 def test_any_bytes_of_a_stranger_are_a_hello_or_refused(content: bytes) -> None:
-    for job_secret in (None, b"s" * 32):
+    for known in (None, b"s" * 32):
         stranger, called = socket_pair()
         with stranger, called:
             stranger.sendall(content + b"\n")
             stranger.shutdown(socket.SHUT_WR)
             try:
-                assert isinstance(welcome(Line(called), "test", job_secret, 20), dict)
-                assert job_secret is None
+                assert isinstance(welcome(Line(called), "test", known, 20), dict)
+                assert known is None
             except UnprovenError:
                 pass
 

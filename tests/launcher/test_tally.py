@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune.launcher.tally import Tally
+from llm_finetune.launcher.restart_state import Tally
 from llm_finetune.runtime.outcome import Ending
 
 KILLED, ASKED = Ending(137, "killed"), Ending(143, "drained", asked=True)

@@ -86,18 +86,19 @@ def test_weights_that_a_repository_holds_twice_are_fetched_once(model_folder: Pa
 
 PROGRAM = """
 import logging, sys
-from llm_finetune import signals, volume
 from llm_finetune.errors import OutputError
-from llm_finetune.models import download
+from llm_finetune.models import hub_download
+from llm_finetune.runtime import shutdown
+from llm_finetune.storage import errors
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-download.SECONDS_BETWEEN_LINES = 0.3
-signals.SECONDS_TO_LEAVE = 0.5
-signals.leave_when_told()
+hub_download.SECONDS_BETWEEN_LINES = 0.3
+shutdown.SECONDS_TO_LEAVE = 0.5
+shutdown.leave_when_told()
 free = int(sys.argv[1])
-volume.free_bytes = lambda path: free
+errors.free_bytes = lambda path: free
 try:
-    print(download.download("somebody/large", None, ["*.safetensors"], "model"))
+    print(hub_download.download("somebody/large", None, ["*.safetensors"], "model"))
 except OutputError as error:
     print(error)
 """

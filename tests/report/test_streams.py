@@ -10,25 +10,25 @@ import pytest
 
 LOGS = """if True:
     import logging
-    from llm_finetune.report import log, streams
-    streams.open_all()
+    from llm_finetune.runtime import logging as log, standard_streams
+    standard_streams.open_all()
     with open("kept", "w") as file:
         log.configure("info", rank=0)
         logging.getLogger("llm_finetune").warning("said")
         print("shown", flush=True)
         file.write("mine")
-    streams.close()
+    standard_streams.close()
 """
 SHOWS = """if True:
     import sys
     from llm_finetune.errors import OutputError
-    from llm_finetune.report import streams
-    streams.open_all()
+    from llm_finetune.runtime import standard_streams
+    standard_streams.open_all()
     try:
-        print(streams.show("\\u27e6" * 200_000), streams.show("more"), file=sys.stderr)
+        print(standard_streams.show("\\u27e6" * 200_000), standard_streams.show("more"), file=sys.stderr)
     except OutputError as error:
         print(error, file=sys.stderr)
-    streams.close()
+    standard_streams.close()
 """
 
 

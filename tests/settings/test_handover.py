@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune import cli
+from llm_finetune.cli import main
 from llm_finetune.config import handed_on, handing_on, load
 from llm_finetune.config.handover import VARIABLE
 from llm_finetune.errors import SettingsError
@@ -17,7 +17,7 @@ from llm_finetune.errors import SettingsError
 STARTS_ITSELF_AGAIN = """if True:
     import os
     from pathlib import Path
-    from llm_finetune.distributed import allocator
+    from llm_finetune.host import allocator
     from llm_finetune.config import handed_on, handing_on, load
     loaded = handed_on()
     if loaded is None:
@@ -52,4 +52,4 @@ def test_one_of_several_processes_reads_no_standard_input(monkeypatch: pytest.Mo
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(SettingsError, match="-f -: only one of several processes"):
-        cli.run([Path("-")])
+        main.run([Path("-")])

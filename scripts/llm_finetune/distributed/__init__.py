@@ -13,7 +13,7 @@ from llm_finetune.host.instruction_set import highest, lower_libraries
 from llm_finetune.runtime.ranks import Ranks, launched
 
 if TYPE_CHECKING:
-    from llm_finetune.distributed.group import Group, join
+    from llm_finetune.distributed.process_group import Group, join
 
 __all__ = [
     "Group",
@@ -32,7 +32,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("Group", "join"):
-        from llm_finetune.distributed import group
+        from llm_finetune.distributed import process_group
 
-        return getattr(group, name)
+        return getattr(process_group, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from llm_finetune.distributed import ccl
+from llm_finetune.distributed import oneccl
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.network import interface_towards
 from llm_finetune.runtime.ranks import Ranks, master
@@ -21,9 +21,9 @@ def check_backend(backend: str, world_size: int) -> None:
     """
     if backend not in INTERFACE_VARIABLES:
         raise SettingsError(f"distributed.train.ddpBackend: found {backend!r}, expected ccl or gloo.")
-    if backend == "ccl" and world_size > 1 and importlib.util.find_spec(ccl.BINDINGS) is None:
+    if backend == "ccl" and world_size > 1 and importlib.util.find_spec(oneccl.BINDINGS) is None:
         raise SettingsError(
-            f"distributed.train.ddpBackend: ccl for {world_size} ranks needs the package {ccl.BINDINGS} "
+            f"distributed.train.ddpBackend: ccl for {world_size} ranks needs the package {oneccl.BINDINGS} "
             "(oneccl_bind_pt, for torch 2.8), which is not installed here. Install it, or say "
             "`distributed.train.ddpBackend: gloo`."
         )
@@ -41,4 +41,4 @@ def prepare(backend: str, ranks: Ranks) -> None:
     if variable not in os.environ:
         os.environ[variable] = interface_towards(master()[0])
     if backend == "ccl":
-        ccl.prepare(ranks)
+        oneccl.prepare(ranks)

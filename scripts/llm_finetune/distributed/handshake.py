@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_finetune.distributed.line import Line, parsed
+from llm_finetune.distributed.connection import Line, parsed
 
 SECONDS = 5.0  # for all of it
 LONGEST_BYTES = 4096

@@ -18,8 +18,8 @@ from typing import Any
 from torch.distributed import DistError, HashStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 
-from llm_finetune.distributed.alarm import Alarm
-from llm_finetune.distributed.secret import job_secret
+from llm_finetune.distributed.failure import Alarm
+from llm_finetune.distributed.job_secret import job_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.runtime.ranks import Ranks, master
 

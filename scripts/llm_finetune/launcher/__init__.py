@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llm_finetune.launcher.workstation import launch
+from llm_finetune.launcher.local import launch
 
 __all__ = ["launch"]

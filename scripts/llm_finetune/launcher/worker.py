@@ -11,19 +11,19 @@ from pathlib import Path
 
 from llm_finetune.config import Settings, load_merged
 from llm_finetune.distributed import available_cores, share
-from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
+from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
 from llm_finetune.errors import SettingsError, UserError
-from llm_finetune.launcher import preload
-from llm_finetune.launcher.arrival import Copying, await_all, awaited_on
-from llm_finetune.launcher.leader import Crew, Leader
-from llm_finetune.launcher.member import Member, StopError
-from llm_finetune.launcher.operator import Place
-from llm_finetune.launcher.paths import check_written, resolved
-from llm_finetune.launcher.reception import Reception
+from llm_finetune.launcher import ld_preload
+from llm_finetune.launcher.coordinator import Crew, Leader
+from llm_finetune.launcher.coordinator_client import Member, StopError
+from llm_finetune.launcher.coordinator_server import Reception
+from llm_finetune.launcher.environment import Place
+from llm_finetune.launcher.output_paths import check_written, resolved
+from llm_finetune.launcher.pod_heartbeats import Signs
+from llm_finetune.launcher.preflight import check_machine
+from llm_finetune.launcher.restart_state import Tally
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signs import Signs
-from llm_finetune.launcher.tally import Tally
-from llm_finetune.machine import check_machine
+from llm_finetune.launcher.upload_wait import Copying, await_all, awaited_on
 from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.outcome import Ending
 from llm_finetune.runtime.signals import SignalledError, name_of, raised_signals
@@ -84,7 +84,7 @@ def _work(options: Options) -> Ending:
     leader = _leader(settings, options, place, digest, signs) if place.leads else None
     patience, stall = settings.wait_for_peers_minutes * 60, settings.stall_timeout_minutes * 60
     member = Member(place.name, place.endpoint, digest, patience, stall)
-    preload.drop_missing()
+    ld_preload.drop_missing()
     cores, processes = available_cores(), settings.processes_per_worker
     threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, processes)))
     log.info("%s: %d cores, %s threads for each of %d processes", place.name, cores, threads, processes)
@@ -114,7 +114,7 @@ def _ending_by(error: BaseException) -> Ending:
 
 def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, options: Options) -> Ending:
     """Runs this worker's ranks of a round."""
-    from llm_finetune.launcher.agent import run_round
+    from llm_finetune.launcher.elastic_agent import run_round
     from llm_finetune.launcher.rank_logs import RankLogs
 
     command = [settings.script, "run", "--settings", str(options.settings_file)]

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import NoReturn
 
 from llm_finetune.checkpoints.keeper import Keeper
-from llm_finetune.distributed.alarm import Failure
-from llm_finetune.distributed.group import Group
+from llm_finetune.distributed.failure import Failure
+from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import UserError
 from llm_finetune.runtime import shutdown
 from llm_finetune.runtime.termination_message import say

@@ -14,7 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_finetune.config import EvalSettings, TrainSettings
 from llm_finetune.data import Prepared, Split
-from llm_finetune.distributed.group import Group
+from llm_finetune.distributed.process_group import Group
 from llm_finetune.models.precision import Precision
 from llm_finetune.objective.supervised import label_log_probs
 from llm_finetune.report.progress import Display, Pace, StepReport

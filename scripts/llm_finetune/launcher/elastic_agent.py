@@ -19,7 +19,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
-from llm_finetune.launcher.judgement import cause_of
+from llm_finetune.launcher.failure_cause import cause_of
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime.outcome import Ending

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from typing import Any
 
-from llm_finetune.distributed.door import Door, NotAdmittedError
-from llm_finetune.distributed.line import Line, parsed
+from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.listener import Door, NotAdmittedError
 from llm_finetune.errors import GroupError
 from llm_finetune.runtime.outcome import Ending
 

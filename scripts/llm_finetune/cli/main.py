@@ -85,7 +85,7 @@ def run(
             raise SettingsError("-f -: only one of several processes could read standard input; write a file")
         loaded = load(values or [], set_json or [], set_ or [], set_string or [])
     # Nothing heavy is imported before the settings are proved right.
-    from llm_finetune import start
+    from llm_finetune.launcher import start
 
     raise typer.Exit(start.start(loaded, check=check, fresh=fresh))
 
@@ -105,13 +105,13 @@ def worker(
     ] = 270.0,
 ) -> None:
     """What a worker pod runs: its ranks of the job, among the other workers."""
-    from llm_finetune.launcher import init
+    from llm_finetune.launcher import pid1
     from llm_finetune.launcher import worker as launcher
 
     options = launcher.Options(
         settings, volume, wait_for_workers, wait_for_data_minutes, data_pod, namespace, grace_seconds
     )
-    raise typer.Exit(init.under_init(lambda: launcher.work(options), launcher.was_killed))
+    raise typer.Exit(pid1.under_init(lambda: launcher.work(options), launcher.was_killed))
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})

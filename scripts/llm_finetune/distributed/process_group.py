@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import Store
 
-from llm_finetune.distributed import backends, ccl
-from llm_finetune.distributed.alarm import Alarm, Failure
-from llm_finetune.distributed.lifeline import Lifeline
+from llm_finetune.distributed import backends, oneccl
+from llm_finetune.distributed.failure import Alarm, Failure
+from llm_finetune.distributed.peer_monitor import Lifeline
 from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous, connect
 from llm_finetune.errors import GroupError, UserError
 from llm_finetune.runtime.ranks import Ranks
@@ -155,14 +155,14 @@ def _initialise(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: 
     """Makes torch's process group and proves it: a group that cannot work is often made without complaint."""
 
     def last_words() -> str:
-        settings = f" with {ccl.described()}" if backend == "ccl" else ""
+        settings = f" with {oneccl.described()}" if backend == "ccl" else ""
         return (
             f"rank {ranks.rank} of {ranks.size}: the first all-reduce over {backend}{settings} did not come "
             f"back within {deadline_seconds:g} s. Can all ranks reach each other on that interface?"
         )
 
     if backend == "ccl":
-        ccl.load()
+        oneccl.load()
     with ended_after(deadline_seconds, last_words):
         dist.init_process_group(
             backend,

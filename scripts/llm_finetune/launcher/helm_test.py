@@ -1,6 +1,6 @@
 """What `helm test` runs in a pod like a worker's: are image, settings, secrets and folders as the job needs?
 
-python -P -m llm_finetune.pod_check SETTINGS VOLUME
+python -P -m llm_finetune.launcher.helm_test SETTINGS VOLUME
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_finetune.config import Settings, load_merged
-from llm_finetune.distributed.secret import job_secret
+from llm_finetune.distributed.job_secret import job_secret
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.runtime.logging import entry
 

@@ -24,11 +24,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from llm_finetune.distributed import handshake
-from llm_finetune.distributed.alarm import Alarm, Failure
-from llm_finetune.distributed.door import Door, NotAdmittedError
-from llm_finetune.distributed.line import Line, parsed
-from llm_finetune.distributed.secret import job_secret, say_where_there_is_none
-from llm_finetune.distributed.stall import Stalls
+from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.failure import Alarm, Failure
+from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
+from llm_finetune.distributed.listener import Door, NotAdmittedError
+from llm_finetune.distributed.stall_detection import Stalls
 from llm_finetune.distributed.store import LONGEST_NAP, NEWS_SECONDS, Rendezvous
 from llm_finetune.errors import GroupError
 from llm_finetune.host.network import address_towards

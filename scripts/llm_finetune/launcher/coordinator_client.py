@@ -13,10 +13,10 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 
 from llm_finetune.distributed import handshake
-from llm_finetune.distributed.line import Line, parsed
-from llm_finetune.distributed.secret import job_secret
+from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.job_secret import job_secret
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.reception import PULSE_SECONDS, PURPOSE
+from llm_finetune.launcher.coordinator_server import PULSE_SECONDS, PURPOSE
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime.outcome import Ending
 

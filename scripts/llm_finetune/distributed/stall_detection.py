@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llm_finetune.distributed.alarm import Failure
+from llm_finetune.distributed.failure import Failure
 from llm_finetune.errors import GroupError
 from llm_finetune.runtime.rank_progress import Progress
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_finetune.distributed import available_cores, launched, share
-from llm_finetune.distributed.secret import new_secret
+from llm_finetune.distributed.job_secret import new_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime.interpreter import module
@@ -19,7 +19,7 @@ from llm_finetune.runtime.signals import SignalledError, raised_signals
 
 LAST_LINES = 20
 GRACE_SECONDS = 120.0
-ENTRY = tuple(module("llm_finetune.cli"))
+ENTRY = tuple(module("llm_finetune.cli.main"))
 
 
 def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY) -> int:
@@ -37,7 +37,7 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY)
     if launched():
         raise GroupError("RANK or WORLD_SIZE is set: this process is a rank already and starts no others.")
     os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), processes)))
-    from llm_finetune.launcher.agent import run_round
+    from llm_finetune.launcher.elastic_agent import run_round
     from llm_finetune.launcher.rank_logs import RankLogs
 
     alone = Round(1, 0, 1, "127.0.0.1", _free_port())

@@ -11,8 +11,8 @@ from llm_finetune.config import Loaded, Settings, handing_on
 from llm_finetune.distributed import Ranks, available_cores, launched, share
 from llm_finetune.host import allocator
 from llm_finetune.launcher import launch
-from llm_finetune.launcher.paths import resolved
-from llm_finetune.machine import check_machine, machine_warnings
+from llm_finetune.launcher.output_paths import resolved
+from llm_finetune.launcher.preflight import check_machine, machine_warnings
 from llm_finetune.runtime import heartbeat, shutdown, standard_streams
 from llm_finetune.runtime.fast_imports import loading
 from llm_finetune.runtime.logging import configure

@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from llm_finetune.errors import GroupError, OutputError, RestartsError, UserError
-from llm_finetune.launcher.judgement import cause_of, is_done
-from llm_finetune.launcher.reception import GONE, Event, Reception
+from llm_finetune.launcher.coordinator_server import GONE, Event, Reception
+from llm_finetune.launcher.failure_cause import cause_of, is_done
+from llm_finetune.launcher.pod_heartbeats import Signs
+from llm_finetune.launcher.restart_state import Tally
 from llm_finetune.launcher.round import Round
-from llm_finetune.launcher.signs import Signs
-from llm_finetune.launcher.tally import Tally
 from llm_finetune.runtime.outcome import Ending
 
 NEWS_SECONDS = 30.0

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import Any
 
 from llm_finetune.distributed import handshake
-from llm_finetune.distributed.line import Line
-from llm_finetune.distributed.secret import job_secret
+from llm_finetune.distributed.connection import Line
+from llm_finetune.distributed.job_secret import job_secret
 from llm_finetune.errors import SettingsError
 
 MOST_WAITING = 64  # connections that have not proved yet who they are

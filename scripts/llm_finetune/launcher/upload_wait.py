@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm_finetune.config import Settings
 from llm_finetune.errors import DataError, ModelError, UserError
-from llm_finetune.launcher.file_end import missing_end
+from llm_finetune.launcher.file_integrity import missing_end
 
 POLL_SECONDS = 2.0
 STILL_SECONDS = 10.0  # without growth, a file may be whole
