@@ -20,7 +20,7 @@ from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
 from llm_finetune.config import load
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
-from llm_finetune.data.asking import Asking
+from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.generation.decoding import decode
 from llm_finetune.models import adapters, loading

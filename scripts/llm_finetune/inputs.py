@@ -12,6 +12,7 @@ from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.fitness import Expected
 from llm_finetune.config import Settings
 from llm_finetune.data import Prepared, open_prepared
+from llm_finetune.data.from_config import prepare_data, told
 from llm_finetune.distributed import Group
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import context_length
@@ -29,7 +30,6 @@ from llm_finetune.run_folder import check_keeps
 from llm_finetune.stages.ahead import Ahead
 from llm_finetune.stages.benchmark import check_context, shares_of_cores
 from llm_finetune.stages.fits import choose_checkpointing
-from llm_finetune.stages.prepare import prepare_data, told
 
 log = logging.getLogger(__name__)
 

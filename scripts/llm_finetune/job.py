@@ -14,6 +14,7 @@ from llm_finetune import fingerprint
 from llm_finetune.afterwards import finish_alone
 from llm_finetune.checkpoints import fitness
 from llm_finetune.config import Settings
+from llm_finetune.data.batches import StepShape, shape_of
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError
 from llm_finetune.host.numa import near_memory
@@ -27,7 +28,6 @@ from llm_finetune.objective.supervised import IGNORED, label_log_probs
 from llm_finetune.run_folder import RunFolder, look_for_results, look_into, mend
 from llm_finetune.runtime import heartbeat, shutdown
 from llm_finetune.stages.ahead import Ahead
-from llm_finetune.stages.batches import StepShape, shape_of
 from llm_finetune.stages.judge import Judged, judge, keep, kept, write_results
 from llm_finetune.stages.train import Training, train
 from llm_finetune.storage import results

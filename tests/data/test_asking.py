@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from made_up import Prepare, byte_level, instructions
 
-from llm_finetune.data.asking import Asking
-from llm_finetune.data.prepared import Segment
+from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.prepared_dataset import Segment
 from llm_finetune.data.records import Instruction, Messages, Record, Text, Turn
 from llm_finetune.errors import ModelError
 

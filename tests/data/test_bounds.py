@@ -16,7 +16,7 @@ import pytest
 from made_up import byte_level, instructions, write_json
 
 from llm_finetune.data import PreparePlan, Source, prepare, preview
-from llm_finetune.data.readers import read_rows
+from llm_finetune.data.sources.file_formats import read_rows
 from llm_finetune.errors import DataError
 
 MEGA = 1024 * 1024
@@ -117,7 +117,7 @@ def test_what_is_too_large_is_named(tmp_path: Path, case: str) -> None:
 def test_what_a_parquet_file_says_of_its_size_is_heeded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_finetune.data.bounds._ALWAYS_ALLOWED", MEGA)
+    monkeypatch.setattr("llm_finetune.data.limits._ALWAYS_ALLOWED", MEGA)
     file = tmp_path / "a.parquet"
     file.write_bytes(parquet(pyarrow.table({"text": ["x" * (8 * MEGA)]}), use_dictionary=False))
     with pytest.raises(DataError, match=r"after row 0: its .* bytes unpack to more than 1,048,576"):
@@ -157,7 +157,7 @@ def linked(tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> list[str]:
-    from llm_finetune.data.sources import open_sources
+    from llm_finetune.data.sources.local import open_sources
 
     return [file.name for file in open_sources([Source(files=path)], [], False).training[0]]
 

@@ -10,7 +10,7 @@ from made_up import CHATML, Prepare, byte_level, instructions, trained_text, who
 from test_asking import TURNS, before_answers
 
 from llm_finetune.data import PreparePlan, Source, preview
-from llm_finetune.data.asking import Asking
+from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.records import Messages
 from llm_finetune.errors import DataError, ModelError
 

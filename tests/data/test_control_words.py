@@ -11,10 +11,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from llm_finetune.data import PreparePlan, Source, preview
-from llm_finetune.data.asking import Asking
-from llm_finetune.data.control_words import ControlWords
+from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.records import Instruction, Messages, Text, Turn
-from llm_finetune.data.tokens import Encoder
+from llm_finetune.data.special_tokens import ControlWords
+from llm_finetune.data.tokenization import Encoder
 from llm_finetune.errors import DataError
 
 OPENINGS = {"with_input": "", "without_input": ""}

@@ -115,7 +115,7 @@ def hub() -> Iterator[str]:
 PROGRAM = """
 import os, sys
 from llm_finetune.data import Source
-from llm_finetune.data.sources import open_sources
+from llm_finetune.data.sources.local import open_sources
 from llm_finetune.errors import DataError
 for name in sys.argv[1:]:
     try:

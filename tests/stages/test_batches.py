@@ -7,7 +7,7 @@ from itertools import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune.stages.batches import DealtBatches, StepShape, shape_of
+from llm_finetune.data.batches import DealtBatches, StepShape, shape_of
 
 
 def dealt(rows: int, shape: StepShape, seed: int, epoch: int, row: int, steps: int | None) -> list[list[int]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llm_finetune.data.asking import Asking
+from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.records import BadRowError, Instruction, Messages, Record, Text, Turn
 from llm_finetune.errors import DataError, OutputError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.chat.conversation import Conversation
 from llm_finetune.chat.terminal import piped_lines, say, show, typed_lines
-from llm_finetune.data.asking import Asking
+from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError, UserError
 from llm_finetune.models.model_directory import ModelFolder, kind_of, load_folder

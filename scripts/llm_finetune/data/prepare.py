@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_finetune.data import splitting
-from llm_finetune.data.plan import PreparePlan
-from llm_finetune.data.prepared import is_whole, write_summary, written_aside
-from llm_finetune.data.reading import Files, Problems, read_records
-from llm_finetune.data.recipe import Recipe, decide
+from llm_finetune.data import validation_split
+from llm_finetune.data.prepared_dataset import is_whole, write_summary, written_aside
 from llm_finetune.data.records import Record
-from llm_finetune.data.sequences import Placed, Sequencer
-from llm_finetune.data.summary import SplitSummary, Summary
-from llm_finetune.data.writing import SplitWriter
+from llm_finetune.data.resolved_spec import Recipe, decide
+from llm_finetune.data.sources.iterate import Files, Problems, read_records
+from llm_finetune.data.spec import PreparePlan
+from llm_finetune.data.stats import SplitSummary, Summary
+from llm_finetune.data.tokenized_records import Placed, Sequencer
+from llm_finetune.data.writer import SplitWriter
 from llm_finetune.errors import DataError
 
 Progress = Callable[[int, str], None]
@@ -83,23 +83,23 @@ def _share_out(recipe: Recipe, report: Progress) -> tuple[list[Share], int]:
     validation_hashes = _hashes(recipe, catalog.validation, problems, report)
     problems.raise_any()
     share = plan.validation_share if plan.with_validation and not catalog.validation else 0
-    train, held_out = splitting.divided(hashes, validation_hashes, share)
+    train, held_out = validation_split.divided(hashes, validation_hashes, share)
     left_out = len(hashes) - int(np.count_nonzero(train | held_out))
     split_of = np.zeros(len(hashes), np.uint8)
-    split_of[splitting.first(train, plan.max_samples)] = _TRAIN
-    split_of[splitting.first(held_out, plan.max_validation_samples)] = _VALIDATION
+    split_of[validation_split.first(train, plan.max_samples)] = _TRAIN
+    split_of[validation_split.first(held_out, plan.max_validation_samples)] = _VALIDATION
     shares = [Share(catalog.training, split_of)]
     if catalog.validation:
         everything = np.ones(len(validation_hashes), np.bool_)
-        chosen = splitting.first(everything, plan.max_validation_samples)
+        chosen = validation_split.first(everything, plan.max_validation_samples)
         shares.append(Share(catalog.validation, np.where(chosen, _VALIDATION, _NOWHERE).astype(np.uint8)))
     return shares, left_out
 
 
-def _hashes(recipe: Recipe, files: Files, problems: Problems, report: Progress) -> splitting.Hashes:
+def _hashes(recipe: Recipe, files: Files, problems: Problems, report: Progress) -> validation_split.Hashes:
     hashes = array("Q")
     for _, record in read_records(files, recipe.schema, problems):
-        hashes.append(splitting.content_hash(record, recipe.plan.seed))
+        hashes.append(validation_split.content_hash(record, recipe.plan.seed))
         if len(hashes) % _REPORT_EVERY == 0:
             report(len(hashes), "records checked")
     return np.frombuffer(hashes, np.uint64) if hashes else np.zeros(0, np.uint64)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_finetune.data import splitting
+from llm_finetune.data import validation_split
 from llm_finetune.data.packing import pack
-from llm_finetune.data.pieces import Piece
-from llm_finetune.data.plan import PreparePlan
-from llm_finetune.data.reading import Files, Problems, read_records, where
-from llm_finetune.data.recipe import Recipe, decide
+from llm_finetune.data.prompt_segments import Piece
 from llm_finetune.data.records import Record
-from llm_finetune.data.sequences import Placed, Sequencer
-from llm_finetune.data.tokens import TokenSequence
+from llm_finetune.data.resolved_spec import Recipe, decide
+from llm_finetune.data.sources.iterate import Files, Problems, read_records, where
+from llm_finetune.data.spec import PreparePlan
+from llm_finetune.data.tokenization import TokenSequence
+from llm_finetune.data.tokenized_records import Placed, Sequencer
 
 CHECKED_RECORDS = 200_000
 MEASURED_RECORDS = 2_000
@@ -108,7 +108,7 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
     problems.raise_any()
     if complete and validation_complete:
         share = plan.validation_share if plan.with_validation and not recipe.catalog.validation else 0
-        splitting.divided(hashes, validation_hashes, share)
+        validation_split.divided(hashes, validation_hashes, share)
     measured = list(sequencer.sequences(head, recipe.catalog.training, problems))
     problems.raise_any()
     begun = [written.marks for written in measured if written.marks.begins]
@@ -148,7 +148,7 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
 
 def _check(
     recipe: Recipe, files: Files, problems: Problems
-) -> tuple[list[tuple[Placed, Record]], splitting.Hashes, bool]:
+) -> tuple[list[tuple[Placed, Record]], validation_split.Hashes, bool]:
     """The records to measure, the hashes of those that were checked, and whether that was all."""
     head: list[tuple[Placed, Record]] = []
     hashes = array("Q")
@@ -157,7 +157,7 @@ def _check(
         if len(hashes) == CHECKED_RECORDS:
             complete = False
             break
-        hashes.append(splitting.content_hash(record, recipe.plan.seed))
+        hashes.append(validation_split.content_hash(record, recipe.plan.seed))
         if len(head) < MEASURED_RECORDS:
             head.append(((origin, 1), record))
     return head, np.array(hashes, np.uint64), complete

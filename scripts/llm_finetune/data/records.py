@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from llm_finetune.data.bounds import CONVERSATION_CHARACTERS, RECORD_CHARACTERS
+from llm_finetune.data.limits import CONVERSATION_CHARACTERS, RECORD_CHARACTERS
 from llm_finetune.errors import DataError
 
 RecordType = Literal["messages", "instruction", "text"]

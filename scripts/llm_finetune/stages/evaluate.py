@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from llm_finetune.data import Split
+from llm_finetune.data.batches import deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.models.precision import Precision
 from llm_finetune.objective.supervised import label_log_probs
 from llm_finetune.runtime.rank_progress import alive
-from llm_finetune.stages.batches import deal
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from llm_finetune.checkpoints.keeper import Keeper
 from llm_finetune.checkpoints.progress import Progress
 from llm_finetune.checkpoints.state import load_optimizer
 from llm_finetune.data import Split
+from llm_finetune.data.batches import DealtBatches, deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import LossError, SettingsError
 from llm_finetune.runtime.rank_progress import apart, begin_loop, end_loop
-from llm_finetune.stages.batches import DealtBatches, deal
 from llm_finetune.stages.leaving import Leaving
 from llm_finetune.storage.errors import writing
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_finetune.data.control_words import ControlWords
-from llm_finetune.data.pieces import Piece
+from llm_finetune.data.prompt_segments import Piece
 from llm_finetune.data.records import BadRowError
+from llm_finetune.data.special_tokens import ControlWords
 from llm_finetune.errors import ModelError
 
 BATCH_RECORDS = 1000

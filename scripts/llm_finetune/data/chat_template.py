@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from llm_finetune.data.pieces import Openings, Piece, Written, joined, with_empty_answer
+from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, with_empty_answer
 from llm_finetune.data.records import BadRowError, Instruction, Record, Text, Turn
-from llm_finetune.data.templating import ChatTemplate, Request, StoppedError
+from llm_finetune.data.template_sandbox import ChatTemplate, Request, StoppedError
 from llm_finetune.errors import ModelError
 
 ENDS_OF_THOUGHTS = ("</think>", "</thinking>", "</thought>", "[/THINK]")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from llm_finetune.data.packing import one_a_row, pack
-from llm_finetune.data.sequences import Written
-from llm_finetune.data.summary import SplitSummary
+from llm_finetune.data.stats import SplitSummary
+from llm_finetune.data.tokenized_records import Written
 
 _ORIGIN = struct.Struct("=qqq")
 SEEN = ("tokens/input_ids.bin", "tokens/trained.bin", "tokens/offsets.bin", "rows.bin", "row_offsets.bin")

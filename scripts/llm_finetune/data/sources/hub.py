@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.data.source import Source
-from llm_finetune.data.walking import visible_files
+from llm_finetune.data.sources.source import Source
+from llm_finetune.data.sources.walk import visible_files
 from llm_finetune.errors import DataError
 from llm_finetune.storage.errors import writing
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any
 
-from llm_finetune.data.bounds import LINE_CHARACTERS, TooLargeError, Unpacked
+from llm_finetune.data.limits import LINE_CHARACTERS, TooLargeError, Unpacked
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 64 * 1024 * 1024

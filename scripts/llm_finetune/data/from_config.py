@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.config import Settings
 from llm_finetune.data import Columns, PreparePlan, Source, prepare
-from llm_finetune.data.summary import Summary
+from llm_finetune.data.stats import Summary
 from llm_finetune.storage.user_directories import user_home
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llm_finetune.data.fitting import TooLong
-from llm_finetune.data.prompts import PromptFormat
+from llm_finetune.data.prompt_templates import PromptFormat
 from llm_finetune.data.records import Columns, DataType
-from llm_finetune.data.source import Source
+from llm_finetune.data.sources.source import Source
+from llm_finetune.data.truncation import TooLong
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from llm_finetune.data.chat_prompt import ChatPrompt
-from llm_finetune.data.pieces import Openings, Piece, Written, joined, with_empty_answer
+from llm_finetune.data.chat_template import ChatPrompt
+from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, with_empty_answer
 from llm_finetune.data.records import BadRowError, DataType, Instruction, Record, Text, Turn
 from llm_finetune.errors import ModelError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from llm_finetune.data.records import BadRowError, Origin, Record, Schema, read_record
-from llm_finetune.data.sources import RowFile
+from llm_finetune.data.sources.local import RowFile
 from llm_finetune.errors import DataError
 
 Files = Sequence[Sequence[RowFile]]

@@ -31,7 +31,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from llm_finetune.data.records import Origin
-from llm_finetune.data.summary import Summary
+from llm_finetune.data.stats import Summary
 from llm_finetune.errors import DataError
 from llm_finetune.runtime.formatting import size
 from llm_finetune.storage.errors import held_bytes, writing

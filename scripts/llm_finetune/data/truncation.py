@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from llm_finetune.data.tokens import TokenSequence
+from llm_finetune.data.tokenization import TokenSequence
 
 TooLong = Literal["auto", "truncate", "split", "refuse"]
 

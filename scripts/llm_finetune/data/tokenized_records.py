@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_finetune.data import fitting, pieces
-from llm_finetune.data.fitting import Fitted
-from llm_finetune.data.pieces import Openings, Piece
-from llm_finetune.data.prompts import prompt_of
-from llm_finetune.data.reading import Files, Problems, where
-from llm_finetune.data.recipe import Recipe
+from llm_finetune.data import prompt_segments, truncation
+from llm_finetune.data.prompt_segments import Openings, Piece
+from llm_finetune.data.prompt_templates import prompt_of
 from llm_finetune.data.records import BadRowError, Origin, Record, size_of
-from llm_finetune.data.templating import StoppedError
-from llm_finetune.data.tokens import Encoder, TokenSequence
+from llm_finetune.data.resolved_spec import Recipe
+from llm_finetune.data.sources.iterate import Files, Problems, where
+from llm_finetune.data.template_sandbox import StoppedError
+from llm_finetune.data.tokenization import Encoder, TokenSequence
+from llm_finetune.data.truncation import Fitted
 from llm_finetune.errors import ModelError
 
 # A record's origin, and the number of the split it goes into.
@@ -121,7 +121,7 @@ class Sequencer:
 
     def _rendered(
         self, places: Sequence[Placed], records: Sequence[Record], files: Files
-    ) -> list[pieces.Written | BadRowError]:
+    ) -> list[prompt_segments.Written | BadRowError]:
         try:
             return self._prompt.render(records)
         except StoppedError as error:
@@ -140,9 +140,9 @@ class Sequencer:
         if len(sequence.input_ids) <= plan.max_length:
             fitted = Fitted([sequence])
         elif self._recipe.too_long == "split":
-            fitted = fitting.split(sequence, plan.max_length)
+            fitted = truncation.split(sequence, plan.max_length)
         else:
-            fitted = fitting.truncate(sequence, plan.max_length, int(sequence.input_ids[0] == self._bos))
+            fitted = truncation.truncate(sequence, plan.max_length, int(sequence.input_ids[0] == self._bos))
         if plan.loss_on_prompt:
             # Only now: what is cut depends on where the answer begins.
             everything = [TokenSequence(ids, np.ones(len(ids), np.bool_)) for ids, _ in fitted.sequences]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm_finetune.data.readers import SUFFIXES, kind_of, read_rows
-from llm_finetune.data.source import Source
-from llm_finetune.data.walking import visible_files
+from llm_finetune.data.sources.file_formats import SUFFIXES, kind_of, read_rows
+from llm_finetune.data.sources.source import Source
+from llm_finetune.data.sources.walk import visible_files
 from llm_finetune.errors import DataError
 
 
@@ -82,7 +82,7 @@ def open_sources(training: Sequence[Source], validation: Sequence[Source], with_
         if source.dataset is None:
             training_files.append(_files_of(source))
             continue
-        from llm_finetune.data import hub
+        from llm_finetune.data.sources import hub
 
         data_set = hub.load(source)
         training_files.append([data_set.split(source.split or "train")])
@@ -95,7 +95,7 @@ def open_sources(training: Sequence[Source], validation: Sequence[Source], with_
 
 def _files_of(source: Source) -> Sequence[RowFile]:
     if source.files is None:
-        from llm_finetune.data import hub
+        from llm_finetune.data.sources import hub
 
         return [hub.load(source).split(source.split or "train")]
     return _local_files(source.files)

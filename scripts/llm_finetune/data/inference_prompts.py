@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from llm_finetune.data.pieces import Openings
-from llm_finetune.data.prompts import prompt_of, why_no_template
+from llm_finetune.data.prompt_segments import Openings
+from llm_finetune.data.prompt_templates import prompt_of, why_no_template
 from llm_finetune.data.records import Messages, Record, Turn
-from llm_finetune.data.tokens import Encoder
+from llm_finetune.data.tokenization import Encoder
 from llm_finetune.errors import ModelError
 
 AskedFormat = Literal["sections", "chat", "text"]

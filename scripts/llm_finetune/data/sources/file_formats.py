@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from llm_finetune.data import parquet
-from llm_finetune.data.bounds import COLUMNS, LINE_CHARACTERS, Gunzipped, TooLargeError, line_of
+from llm_finetune.data.limits import COLUMNS, LINE_CHARACTERS, Gunzipped, TooLargeError, line_of
+from llm_finetune.data.sources import parquet
 from llm_finetune.errors import DataError
 
 Rows = Iterator[tuple[int, Any]]

@@ -7,11 +7,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from llm_finetune.data.plan import PreparePlan
-from llm_finetune.data.prompts import choose_format
-from llm_finetune.data.reading import Files
+from llm_finetune.data.prompt_templates import choose_format
 from llm_finetune.data.records import Schema, recognise
-from llm_finetune.data.sources import Catalog, open_sources
+from llm_finetune.data.sources.iterate import Files
+from llm_finetune.data.sources.local import Catalog, open_sources
+from llm_finetune.data.spec import PreparePlan
 from llm_finetune.errors import DataError, ModelError
 
 FORMAT_VERSION = 3
