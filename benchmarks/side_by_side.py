@@ -21,7 +21,7 @@ from typing import IO
 from turns import Answer
 
 from llm_finetune.distributed import available_cores
-from llm_finetune.stages.memory_bandwidth import memory_bandwidth
+from llm_finetune.inference_benchmark.memory_bandwidth import memory_bandwidth
 
 HERE = Path(__file__).parent
 

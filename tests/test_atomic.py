@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.checkpoints.writing import written_whole
+from llm_finetune.checkpoints.atomic_write import written_whole
 from llm_finetune.errors import GroupError, OutputError
 from llm_finetune.launcher.rank_logs import RankLogs
-from llm_finetune.run_folder import mend
+from llm_finetune.pipeline.run_directory import mend
 from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic
 from llm_finetune.storage.atomic_directory import check_replaceable, whole_folder

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from fuzz import fuzz
-from llm_finetune import run_folder
 from llm_finetune.chat.session import asked_as
 from llm_finetune.config import load
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
+from llm_finetune.evaluation import evaluator
 from llm_finetune.generation.decoding import decode
 from llm_finetune.models import adapters, loading
 from llm_finetune.models.adapter_config import read_config
@@ -30,11 +30,11 @@ from llm_finetune.models.model_directory import load_folder
 from llm_finetune.models.resolve import fetch
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.models.saving import save_weights
+from llm_finetune.pipeline import run_directory
 from llm_finetune.quantization.quantize import quantize
 from llm_finetune.quantization.quantized_model import load_quantized
-from llm_finetune.report.page import write_report
+from llm_finetune.report.html import write_report
 from llm_finetune.runtime import heartbeat
-from llm_finetune.stages import judge
 from llm_finetune.storage import result_schemas, results
 
 ANY = fuzz(100)
@@ -185,7 +185,7 @@ def test_any_bytes_for_run_json(tmp_path_factory: pytest.TempPathFactory, conten
     (folder / "run.json").write_bytes(content)
     deciding: dict[str, dict[str, Any]] = {"train": {"key": 1}, "evaluate": {"key": 1}}
     with right_or(OutputError, "run.json"):
-        found = run_folder.look_into(folder, deciding, folder, overwrite=True, fresh=False)
+        found = run_directory.look_into(folder, deciding, folder, overwrite=True, fresh=False)
         assert not found.continues
         found.begin({"deciding": deciding["train"]})
 
@@ -236,7 +236,7 @@ def test_any_value_anywhere_in_an_earlier_result(
     with right_or(OutputError, name):
         write_report(folder)
         if name == results.BASE:
-            judge.kept(folder)
+            evaluator.kept(folder)
 
 
 def places(tree: Any) -> Iterator[tuple[Any, Any]]:

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from fuzz import fuzz
 from llm_finetune.config import Settings, load
 from llm_finetune.errors import ModelError
-from llm_finetune.inputs import describe_model
 from llm_finetune.kernels.training.optimize import Switches, quicken
 from llm_finetune.models import loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
 from llm_finetune.models.resolve import fetch
-from llm_finetune.objective.supervised import IGNORED, label_log_probs
+from llm_finetune.objectives.sft import IGNORED, label_log_probs
+from llm_finetune.pipeline.inputs import describe_model
 
 ANY = fuzz(40)
 VALUE = st.recursive(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm_finetune import fingerprint
 from llm_finetune.config import load
-from llm_finetune.run_folder import RunFolder, look_into
+from llm_finetune.pipeline import fingerprint
+from llm_finetune.pipeline.run_directory import RunFolder, look_into
 from llm_finetune.storage import results
 
 OPTIONS = ["distributed.doQuantize=true"]

@@ -32,7 +32,7 @@ PRELOADED = [
     "warm",
     "llm_finetune.cli.main",
     "llm_finetune.launcher.start",
-    "llm_finetune.job",
+    "llm_finetune.pipeline.pipeline",
     "peft",
     "datasets",
 ]
@@ -227,7 +227,7 @@ def _owner(path: str) -> Any:
 # collective, in a stage after the training, and where a stage is written down as done.
 EVENTS: dict[str, list[tuple[str, str]]] = {
     "step": [
-        ("llm_finetune.stages.train:RowTrainer", "compute_loss"),
+        ("llm_finetune.training.trainer:RowTrainer", "compute_loss"),
         ("accelerate:Accelerator", "backward"),
         ("accelerate.optimizer:AcceleratedOptimizer", "step"),
     ],
@@ -236,19 +236,22 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
         ("llm_finetune.checkpoints.weights", "save_weights"),
         ("llm_finetune.checkpoints.manifest", "write_json"),
     ],
-    "saving": [("llm_finetune.checkpoints.state", "save_file")],
+    "saving": [("llm_finetune.checkpoints.optimizer_state", "save_file")],
     "collective": [("torch.distributed", "all_reduce")],
-    "leaving a model": [("llm_finetune.job", "save_model")],
-    "judging": [("llm_finetune.job", "judge")],
+    "leaving a model": [("llm_finetune.pipeline.pipeline", "save_model")],
+    "judging": [("llm_finetune.pipeline.pipeline", "judge")],
     "quantizing": [
         ("llm_finetune.models.safetensors_io:ShardWriter", "add"),
         ("llm_finetune.quantization.quantize", "copy_companions"),
         ("llm_finetune.quantization.quantize", "load_quantized"),
     ],
     "measuring": [
-        ("llm_finetune.stages.benchmark", "answers"),
-        ("llm_finetune.stages.benchmark", "memory_bandwidth"),
+        ("llm_finetune.inference_benchmark.benchmark", "answers"),
+        ("llm_finetune.inference_benchmark.benchmark", "memory_bandwidth"),
     ],
-    "reporting": [("llm_finetune.afterwards", "write_report"), ("llm_finetune.report.page", "load")],
-    "finishing": [("llm_finetune.run_folder:RunFolder", "finish")],
+    "reporting": [
+        ("llm_finetune.pipeline.rank_zero_stages", "write_report"),
+        ("llm_finetune.report.html", "load"),
+    ],
+    "finishing": [("llm_finetune.pipeline.run_directory:RunFolder", "finish")],
 }

@@ -9,9 +9,9 @@ import torch
 from answering import Decode, prompt, take_turns
 
 from llm_finetune.generation.decoding import decode
+from llm_finetune.inference_benchmark.instance import weight_bytes_per_token
 from llm_finetune.models.loading import load_weights
 from llm_finetune.quantization.quantized_model import DESCRIPTION, load_quantized
-from llm_finetune.stages.benchmark_instance import weight_bytes_per_token
 
 folder, prompt_tokens, new_tokens = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 

@@ -21,11 +21,11 @@ allocator.start_again_with(allocator.wanted("auto", os.environ))
 from llm_finetune.config import load  # noqa: E402
 from llm_finetune.data import open_prepared, prepare  # noqa: E402
 from llm_finetune.data.from_config import plan  # noqa: E402
+from llm_finetune.evaluation.perplexity import evaluate  # noqa: E402
 from llm_finetune.kernels.training.optimize import Switches, quicken  # noqa: E402
 from llm_finetune.models import loading  # noqa: E402
 from llm_finetune.models.precision import choose_precision  # noqa: E402
-from llm_finetune.objective.supervised import IGNORED, label_log_probs  # noqa: E402
-from llm_finetune.stages.evaluate import evaluate  # noqa: E402
+from llm_finetune.objectives.sft import IGNORED, label_log_probs  # noqa: E402
 
 train = {
     "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "sections",

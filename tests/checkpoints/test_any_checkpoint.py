@@ -18,9 +18,9 @@ from transformers import EarlyStoppingCallback, TrainerControl
 from transformers.trainer_callback import TrainerState
 
 from fuzz import fuzz
-from llm_finetune.checkpoints import fitness, folders, manifest, training, weights
-from llm_finetune.checkpoints.progress import Progress
-from llm_finetune.checkpoints.state import load_optimizer, save_optimizer
+from llm_finetune.checkpoints import checkpoint, compatibility, directories, manifest, weights
+from llm_finetune.checkpoints.optimizer_state import load_optimizer, save_optimizer
+from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.errors import OutputError
 from llm_finetune.models.adapters import LoraPlan, add_adapters
 from tiny import tiny_model
@@ -45,12 +45,12 @@ class Made:
     model: Any
     optimizer: Any
     scheduler: Any
-    expected: fitness.Expected
+    expected: compatibility.Expected
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("run") / folders.name_of(STEP)
+    folder = tmp_path_factory.mktemp("run") / directories.name_of(STEP)
     folder.mkdir()
     model = add_adapters(tiny_model("llama"), LoraPlan(2, 4, 0.0, ("q_proj", "v_proj")))
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -66,10 +66,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     history: list[dict[str, float]] = [{"step": 1, "loss": 3.0, "epoch": 0.5}]
     state = TrainerState(global_step=STEP, epoch=0.6, log_history=history, best_global_step=1)
     state.stateful_callbacks = stateful
-    state.save_to_json(str(folder / training.STATE))
+    state.save_to_json(str(folder / checkpoint.STATE))
     Progress(step=STEP, row=STEP * STEP_ROWS, loss_sum=9.5, unlogged=1, unlogged_sum=2.5).write(folder)
     manifest.write(folder, STEP, 1)
-    expected = fitness.Expected(
+    expected = compatibility.Expected(
         rows=10,
         epochs=2,
         max_steps=-1,
@@ -83,10 +83,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def told(made: Made) -> str | None:
     """What is said of it; where nothing is, it can be read."""
-    problem = fitness.problem(made.folder, STEP_ROWS, made.expected)
+    problem = compatibility.problem(made.folder, STEP_ROWS, made.expected)
     if problem is None:
-        with suppress(OutputError), training.reading(made.folder):
-            training.read_state(made.folder)
+        with suppress(OutputError), checkpoint.reading(made.folder):
+            checkpoint.read_state(made.folder)
             weights.load(made.model, made.folder)
             load_optimizer(made.optimizer, made.scheduler, made.folder)
     else:
@@ -150,5 +150,5 @@ def test_tensors_cut_or_changed_anywhere(made: Made, name: str, data: st.DataObj
 
 
 def test_another_folders_checkpoint_is_told(made: Made, tmp_path: Path) -> None:
-    other = shutil.copytree(made.folder, tmp_path / folders.name_of(STEP + 1))
-    assert "expected step 4" in str(fitness.problem(Path(other), STEP_ROWS, made.expected))
+    other = shutil.copytree(made.folder, tmp_path / directories.name_of(STEP + 1))
+    assert "expected step 4" in str(compatibility.problem(Path(other), STEP_ROWS, made.expected))

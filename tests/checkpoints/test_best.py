@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.checkpoints import folders
+from llm_finetune.checkpoints import directories
 from warm import Warm, in_step
 
 EVERY = 8
@@ -64,11 +64,11 @@ def test_a_best_one_that_broke_is_named_and_the_last_is_left(
 ) -> None:
     arguments = options(tmp_path, train__saveSteps=EVERY, train__saveTotalLimit=None)
     assert warm.run(arguments, in_step(5 * EVERY)).code == -9
-    steps = folders.steps(tmp_path)
-    state = json.loads((tmp_path / folders.name_of(steps[0]) / "trainer_state.json").read_text())
+    steps = directories.steps(tmp_path)
+    state = json.loads((tmp_path / directories.name_of(steps[0]) / "trainer_state.json").read_text())
     best = state["best_global_step"]
     assert best != steps[0]
-    (tmp_path / folders.name_of(best) / "adapter_model.safetensors").unlink()
+    (tmp_path / directories.name_of(best) / "adapter_model.safetensors").unlink()
     ended = warm.run(arguments)
     assert ended.code == 0, ended.text
     assert f"checkpoint-{best}, which had the lowest loss, is broken: adapter_model" in ended.text

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune.checkpoints import folders, manifest
-from llm_finetune.checkpoints.writing import written_whole
+from llm_finetune.checkpoints import directories, manifest
+from llm_finetune.checkpoints.atomic_write import written_whole
 from llm_finetune.errors import OutputError
 from llm_finetune.storage import atomic
 
@@ -22,7 +22,7 @@ def write(path: Path, step: int, content: bytes = b"weights") -> Path:
     with written_whole(path, step, world_size=1, tensor_bytes=len(content)) as folder:
         (folder / "model.safetensors").write_bytes(content)
         (folder / "progress.json").write_text(json.dumps({"step": step}))
-    return path / folders.name_of(step)
+    return path / directories.name_of(step)
 
 
 def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
@@ -50,7 +50,7 @@ def test_a_broken_one_is_set_aside_and_the_one_before_is_used(
     write(tmp_path, 9)
     spoil(write(tmp_path, 10))
     with caplog.at_level(logging.WARNING):
-        assert folders.newest_whole(tmp_path) == "checkpoint-9"
+        assert directories.newest_whole(tmp_path) == "checkpoint-9"
     assert said in caplog.text
     assert (tmp_path / "broken-checkpoint-10").is_dir()
     assert not (tmp_path / "checkpoint-10").exists()
@@ -79,22 +79,22 @@ def test_the_newest_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
         write(tmp_path, step)
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-999").touch()
-    assert folders.newest_whole(tmp_path) == "checkpoint-100"
-    assert folders.newest_whole(tmp_path / "nowhere") is None
+    assert directories.newest_whole(tmp_path) == "checkpoint-100"
+    assert directories.newest_whole(tmp_path / "nowhere") is None
 
 
 def test_what_kills_interrupted_is_ended(tmp_path: Path) -> None:
     write(tmp_path, 5)
     shutil.copytree(tmp_path / "checkpoint-5", atomic.aside_of(tmp_path / "checkpoint-6"))
     (tmp_path / "checkpoint-5").rename(atomic.aside_of(tmp_path / "checkpoint-5", atomic.REPLACED))
-    assert folders.newest_whole(tmp_path) == "checkpoint-5"
+    assert directories.newest_whole(tmp_path) == "checkpoint-5"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
 def test_the_same_step_can_be_kept_again(tmp_path: Path) -> None:
     write(tmp_path, 5, b"before")
     write(tmp_path, 5, b"after it was evaluated")
-    assert folders.newest_whole(tmp_path) == "checkpoint-5"
+    assert directories.newest_whole(tmp_path) == "checkpoint-5"
     assert (tmp_path / "checkpoint-5" / "model.safetensors").read_bytes() == b"after it was evaluated"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -103,10 +103,10 @@ def test_rotation_spares_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         write(tmp_path, step)
     (tmp_path / "checkpoint-5").mkdir()  # somebody's, or one that never was finished: it counts for nothing
-    folders.rotate(tmp_path, limit=1, best=2)
-    assert folders.steps(tmp_path) == [4, 2]
-    folders.rotate(tmp_path, limit=None)
-    assert folders.steps(tmp_path) == [4, 2]
+    directories.rotate(tmp_path, limit=1, best=2)
+    assert directories.steps(tmp_path) == [4, 2]
+    directories.rotate(tmp_path, limit=None)
+    assert directories.steps(tmp_path) == [4, 2]
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
@@ -125,4 +125,4 @@ def test_a_volume_that_fails_is_one_clear_error(number: int, tmp_path: Path) -> 
     assert str(tmp_path / "checkpoint-2") in told
     assert "6.0 MB needed" in told
     assert "checkpoint-1 is whole" in told
-    assert folders.newest_whole(tmp_path) == "checkpoint-1"
+    assert directories.newest_whole(tmp_path) == "checkpoint-1"

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from command import assignments
-from llm_finetune.checkpoints import folders, manifest
+from llm_finetune.checkpoints import directories, manifest
 from plain import PLAIN
 from warm import Moment, Warm, in_step
 
@@ -83,7 +83,7 @@ def test_ranks_that_do_not_divide_a_step_make_smaller_ones_or_are_refused(
     changes = {"train__gradientAccumulationSteps": 3, "train__perDeviceBatchSize": 1}
     arguments = options(tmp_path / "out", **changes)
     assert warm.run(arguments, Moment("step", 40)).code == KILLED
-    before = int(str(folders.newest_whole(tmp_path / "out")).split("-")[1])
+    before = int(str(directories.newest_whole(tmp_path / "out")).split("-")[1])
     strict = options(tmp_path / "out", **changes, train__keepEffectiveBatch=True)
     refused = warm.run_group(strict, 2, {})
     assert {one.code for one in refused} == {128}, refused[0].text
@@ -117,7 +117,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     out = tmp_path / "out"
     assert warm.run(options(out), Moment("step", 60)).code == KILLED
-    newest = out / str(folders.newest_whole(out))
+    newest = out / str(directories.newest_whole(out))
     weights_file = newest / "adapter_model.safetensors"
     os.truncate(weights_file, 100)
     ended = warm.run(options(out))
@@ -275,7 +275,7 @@ def test_a_loss_that_is_no_number_stops_with_the_records_named(
     assert f"{data_file.name} row " in told
     assert "Traceback" not in stopped.text
     step = int(told.split("step ")[1].split(":")[0])
-    assert folders.newest_whole(out) == f"checkpoint-{step - 1}"
+    assert directories.newest_whole(out) == f"checkpoint-{step - 1}"
 
 
 def test_how_often_to_save_and_to_log_may_change_in_the_middle_of_a_run(
@@ -283,10 +283,10 @@ def test_how_often_to_save_and_to_log_may_change_in_the_middle_of_a_run(
 ) -> None:
     every = {"train__saveTotalLimit": None, "train__maxSteps": 10}
     assert warm.run(options(tmp_path, **every, train__saveSteps=5), in_step(14)).code == KILLED
-    assert folders.steps(tmp_path) == [5]
+    assert directories.steps(tmp_path) == [5]
     ended = warm.run(options(tmp_path, **every, train__saveSteps=2, train__loggingSteps=10))
     assert ended.code == 0, ended.text
-    assert folders.steps(tmp_path) == [10, 8, 6, 5]
+    assert directories.steps(tmp_path) == [10, 8, 6, 5]
     assert [point["step"] for point in read(tmp_path / "train_history.json")] == [1, 2, 3, 4, 5, 10]
 
 
@@ -295,7 +295,7 @@ def test_minutes_make_checkpoints_where_the_strategy_would_wait_for_the_epoch(
 ) -> None:
     often = {"train__saveMinutes": 1e-9, "train__saveTotalLimit": None, "train__maxSteps": 3}
     assert warm.run(options(tmp_path / "out", train__saveStrategy="epoch", **often)).code == 0
-    assert folders.steps(tmp_path / "out") == [3, 2, 1]
+    assert directories.steps(tmp_path / "out") == [3, 2, 1]
     shutil.rmtree(tmp_path / "out")
     assert warm.run(options(tmp_path / "out", train__saveStrategy="no", **often)).code == 0
-    assert folders.steps(tmp_path / "out") == []
+    assert directories.steps(tmp_path / "out") == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.checkpoints import folders
+from llm_finetune.checkpoints import directories
 from warm import Moment, Warm, ended, in_step, signalled
 
 IN_THE_BACKWARD_PASS_OF_STEP_6 = in_step(6, "hangs")
@@ -38,7 +38,7 @@ def test_the_last_finished_step_is_kept_in_the_middle_of_a_step_that_never_ends(
     assert stopped.code == code, stopped.text
     assert "start the same command again" in stopped.text
     assert "Traceback" not in stopped.text
-    assert folders.newest_whole(tmp_path / "stopped") == "checkpoint-5"
+    assert directories.newest_whole(tmp_path / "stopped") == "checkpoint-5"
     assert warm.run(run(tmp_path / "stopped")).code == 0
     assert warm.run(run(tmp_path / "steady")).code == 0
     assert weights(tmp_path / "stopped") == weights(tmp_path / "steady")
@@ -73,7 +73,7 @@ def test_a_second_signal_leaves_at_once(warm: Warm, run: Callable[..., list[str]
     os.kill(process.pid, signal.SIGTERM)
     left = signalled(process, said, signal.SIGTERM)
     assert left.code == 143, left.text
-    assert folders.newest_whole(tmp_path / "out") is None
+    assert directories.newest_whole(tmp_path / "out") is None
     assert warm.run(options).code == 0
 
 
@@ -86,7 +86,7 @@ def test_the_signalled_rank_tells_the_writer(
     writer = ended(*first)
     assert (told.code, writer.code) == (143, 143), told.text + writer.text
     assert "rank 1 was stopped by SIGTERM" in writer.text
-    assert folders.newest_whole(tmp_path / "out") == "checkpoint-5"
+    assert directories.newest_whole(tmp_path / "out") == "checkpoint-5"
     manifest = json.loads((tmp_path / "out" / "checkpoint-5" / "manifest.json").read_text())
     assert (manifest["step"], manifest["world_size"]) == (5, 2)
 
@@ -99,4 +99,4 @@ def test_a_lost_peer_costs_the_step_that_was_under_way_and_no_more(
     assert writer.code == 128, writer.text
     assert "rank 1 of 2 is gone" in writer.text
     # Its own optimizer step may be through by the time it hears of the death.
-    assert folders.newest_whole(tmp_path / "out") in ("checkpoint-5", "checkpoint-6")
+    assert directories.newest_whole(tmp_path / "out") in ("checkpoint-5", "checkpoint-6")

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from llm_finetune.checkpoints import fitness, weights
+from llm_finetune.checkpoints import compatibility, weights
 from llm_finetune.errors import UserError
 from llm_finetune.models.adapters import LoraPlan, add_adapters
 from tiny import VOCABULARY, tiny_model
@@ -145,7 +145,7 @@ def test_an_earlier_versions_checkpoint_is_taken_where_that_version_could_read_i
     model = made(NAMINGS[naming](), 0)
     weights.save(model, tmp_path)
     (tmp_path / weights.NAME).unlink()
-    expected = fitness.Expected(
+    expected = compatibility.Expected(
         rows=1,
         epochs=1,
         max_steps=-1,
@@ -154,7 +154,7 @@ def test_an_earlier_versions_checkpoint_is_taken_where_that_version_could_read_i
         tied=frozenset(model.all_tied_weights_keys),
         shapes=[],
     )
-    wrong = fitness.problem_of_weights(tmp_path, expected)
+    wrong = compatibility.problem_of_weights(tmp_path, expected)
     assert (wrong is None) is is_taken
     assert is_taken or "went on with base weights" in str(wrong)
     assert json.loads((tmp_path / "config.json").read_text())

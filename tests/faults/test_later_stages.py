@@ -87,7 +87,7 @@ def instances(place: Path) -> list[str]:
             words = file.read_bytes().decode().split("\0")
         except OSError:  # it ended meanwhile
             continue
-        if "llm_finetune.stages.benchmark_instance" in words and any(str(place) in word for word in words):
+        if "llm_finetune.inference_benchmark.instance" in words and any(str(place) in word for word in words):
             found.append(file.parent.name)
     return found
 

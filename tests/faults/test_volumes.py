@@ -13,7 +13,7 @@ from pods import Pods
 from tally import TALLY
 
 from command import SCRIPTS, assignments
-from llm_finetune.checkpoints import folders
+from llm_finetune.checkpoints import directories
 from plain import PLAIN
 from warm import Ended, Moment, Warm, ended, go_on, in_step, reached
 
@@ -111,7 +111,7 @@ def test_one_clear_error_and_the_last_good_checkpoint_stays(
     assert said in told
     assert "checkpoint-4 is whole" in told
     assert "MB needed" in told
-    assert folders.newest_whole(volume / "out") == "checkpoint-4"
+    assert directories.newest_whole(volume / "out") == "checkpoint-4"
     again = warm.run(options)
     assert again.code == 0, again.text
     assert "going on from" in again.text

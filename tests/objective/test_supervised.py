@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from llm_finetune.objective.supervised import IGNORED, label_log_probs
+from llm_finetune.objectives.sft import IGNORED, label_log_probs
 from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 
 

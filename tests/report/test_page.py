@@ -12,7 +12,7 @@ import pytest
 
 from llm_finetune.config import load
 from llm_finetune.report import charts
-from llm_finetune.report.page import FILES, write_report
+from llm_finetune.report.html import FILES, write_report
 from llm_finetune.runtime import formatting
 
 NASTY = "</script><b>bold</b> & \"double\" 'single' {{ 7 * 7 }}\nnext line"

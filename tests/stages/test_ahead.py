@@ -23,8 +23,8 @@ START = """
 import json, multiprocessing, os, pathlib, signal, sys, time
 from llm_finetune.errors import DataError
 from llm_finetune.config import load
-from llm_finetune.stages import ahead as room
-from llm_finetune.stages.ahead import preparing
+from llm_finetune.pipeline import background_preparation as room
+from llm_finetune.pipeline.background_preparation import preparing
 
 room.available_cores = lambda: int(os.environ.get("CORES", "2"))
 with preparing(load([], [sys.argv[1]]).settings) as ahead:

@@ -13,10 +13,10 @@ from command import plant
 from llm_finetune.config import BenchmarkSettings
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError
-from llm_finetune.stages import memory_bandwidth
-from llm_finetune.stages.benchmark import benchmark, check_context, shares_of_cores
-from llm_finetune.stages.benchmark_instance import weight_bytes_per_token
-from llm_finetune.stages.benchmark_processes import Order, answers, run, started
+from llm_finetune.inference_benchmark import memory_bandwidth
+from llm_finetune.inference_benchmark.benchmark import benchmark, check_context, shares_of_cores
+from llm_finetune.inference_benchmark.instance import weight_bytes_per_token
+from llm_finetune.inference_benchmark.processes import Order, answers, run, started
 from tiny import VOCABULARY, tiny_model
 
 
@@ -77,7 +77,7 @@ def test_cores_are_shared_out(
 ) -> None:
     usable = set(range(8, 24))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: usable)
-    monkeypatch.setattr("llm_finetune.stages.benchmark.available_cores", lambda: len(usable))
+    monkeypatch.setattr("llm_finetune.inference_benchmark.benchmark.available_cores", lambda: len(usable))
     shares = shares_of_cores(settings(numInstances=instances, coresPerInstance=each))
     assert [len(share) for share in shares] == sizes
     assert len(set().union(*shares)) == sum(sizes)

@@ -11,7 +11,7 @@ import torch
 from llm_finetune.config import load
 from llm_finetune.errors import SettingsError
 from llm_finetune.models.precision import Precision
-from llm_finetune.stages import fits
+from llm_finetune.training import memory_check
 from tiny import tiny_model
 
 GIGABYTE = 1_000_000_000
@@ -19,8 +19,8 @@ GIGABYTE = 1_000_000_000
 
 def check(monkeypatch: pytest.MonkeyPatch, limit: int, processes: int = 1, **train: Any) -> bool:
     settings = load([], [], [f"distributed.train.{key}={value}" for key, value in train.items()], []).settings
-    monkeypatch.setattr(fits, "memory_limit", lambda: limit)
-    return fits.choose_checkpointing(
+    monkeypatch.setattr(memory_check, "memory_limit", lambda: limit)
+    return memory_check.choose_checkpointing(
         tiny_model("llama"),
         settings.train,
         Precision(torch.float32, autocast=False),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
+from llm_finetune.evaluation.samples import Sample, rouge_l, sample_answers, scores, side_by_side
 from llm_finetune.models.precision import Precision
-from llm_finetune.stages.samples import Sample, rouge_l, sample_answers, scores, side_by_side
 from tiny import SENTENCES
 
 FULL = Precision(torch.float32, autocast=False)

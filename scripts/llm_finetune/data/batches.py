@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llm_finetune.data import Row, Split
-from llm_finetune.objective.supervised import IGNORED
+from llm_finetune.objectives.sft import IGNORED
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from llm_finetune.host import allocator
 from llm_finetune.launcher import launch
 from llm_finetune.launcher.output_paths import resolved
 from llm_finetune.launcher.preflight import check_machine, machine_warnings
+from llm_finetune.pipeline.background_preparation import preparing
 from llm_finetune.runtime import heartbeat, shutdown, standard_streams
 from llm_finetune.runtime.fast_imports import loading
 from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.parent_death import tie_to_parent
-from llm_finetune.stages.ahead import preparing
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
             log.warning("%s", line)
     if check:
         with loading():
-            from llm_finetune.check import check_job
+            from llm_finetune.pipeline.dry_run import check_job
 
         standard_streams.show(check_job(settings))
         return 0
@@ -67,12 +67,12 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
     with preparing(settings) if ranks.is_writer else nullcontext(lambda: None) as ahead:
         with loading():
-            from llm_finetune import job
             from llm_finetune.distributed import join
+            from llm_finetune.pipeline import pipeline
 
         deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
         stall = settings.stall_timeout_minutes * 60
         joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace, stall_seconds=stall)
         with heartbeat.beating(ranks):
-            job.run(settings, joined, ahead, fresh=fresh)
+            pipeline.run(settings, joined, ahead, fresh=fresh)
     return 0

@@ -17,7 +17,7 @@ from llm_finetune.kernels.training.output_head import LabelHead
 from llm_finetune.models.adapters import ALL_LINEAR, LoraPlan, add_adapters
 from llm_finetune.models.equivalence_check import on_trial
 from llm_finetune.models.precision import Precision
-from llm_finetune.objective.supervised import IGNORED, label_log_probs
+from llm_finetune.objectives.sft import IGNORED, label_log_probs
 from tiny import ARCHITECTURES, VOCABULARY, tiny_model
 
 # Within one window, over a window, over a block of queries; and one of a single trained token.

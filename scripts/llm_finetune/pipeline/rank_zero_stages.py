@@ -8,16 +8,16 @@ from transformers import PreTrainedModel, set_seed
 
 from llm_finetune.config import Settings
 from llm_finetune.distributed import Ranks, join
-from llm_finetune.fingerprint import Deciding
-from llm_finetune.inputs import Inputs, tuned_folder
+from llm_finetune.evaluation.perplexity import evaluate
+from llm_finetune.inference_benchmark.benchmark import benchmark
 from llm_finetune.models.merging import find_tuned
 from llm_finetune.models.precision import Precision
+from llm_finetune.pipeline.fingerprint import Deciding
+from llm_finetune.pipeline.inputs import Inputs, tuned_folder
+from llm_finetune.pipeline.run_directory import RunFolder
 from llm_finetune.quantization.quantize import calibration_texts, quantize
 from llm_finetune.quantization.quantized_model import DESCRIPTION
-from llm_finetune.report.page import write_report
-from llm_finetune.run_folder import RunFolder
-from llm_finetune.stages.benchmark import benchmark
-from llm_finetune.stages.evaluate import evaluate
+from llm_finetune.report.html import write_report
 from llm_finetune.storage import results
 
 

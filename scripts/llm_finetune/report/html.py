@@ -20,7 +20,7 @@ from llm_finetune.storage import results
 from llm_finetune.storage.result_schemas import read_result
 
 REPORT = "report.html"
-TEMPLATE = "page.html.jinja"
+TEMPLATE = "report.html.jinja"
 FILES = {
     "run": results.RUN,
     "training": results.TRAIN,

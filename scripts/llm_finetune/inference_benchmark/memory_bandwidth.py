@@ -1,6 +1,6 @@
 """How fast some cores together read memory: a bound for decoding, which reads all weights for each token.
 
-python -m llm_finetune.stages.memory_bandwidth 0 1 2 3      prints bytes a second
+python -m llm_finetune.inference_benchmark.memory_bandwidth 0 1 2 3      prints bytes a second
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def memory_bandwidth(cores: Sequence[int]) -> float:
     Raises:
         ModelError: there is no memory for the array.
     """
-    command = [sys.executable, *module("llm_finetune.stages.memory_bandwidth"), *map(str, cores)]
+    command = [sys.executable, *module("llm_finetune.inference_benchmark.memory_bandwidth"), *map(str, cores)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ModelError(

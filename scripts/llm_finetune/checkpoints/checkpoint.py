@@ -10,16 +10,16 @@ from typing import Any
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from llm_finetune.checkpoints import weights
-from llm_finetune.checkpoints.progress import Progress
-from llm_finetune.checkpoints.state import save_optimizer, state_bytes
-from llm_finetune.checkpoints.writing import written_whole
+from llm_finetune.checkpoints.atomic_write import written_whole
+from llm_finetune.checkpoints.optimizer_state import save_optimizer, state_bytes
+from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.errors import OutputError
 from llm_finetune.models.saving import weight_bytes
 
 STATE = "trainer_state.json"
 
 
-def write(trainer: Any, progress: Progress, world_size: int) -> None:
+def write_checkpoint(trainer: Any, progress: Progress, world_size: int) -> None:
     """Writes the checkpoint of the step that `progress` tells of.
 
     Raises:

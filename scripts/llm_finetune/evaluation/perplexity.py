@@ -11,7 +11,7 @@ from llm_finetune.data import Split
 from llm_finetune.data.batches import deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.models.precision import Precision
-from llm_finetune.objective.supervised import label_log_probs
+from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.runtime.rank_progress import alive
 
 

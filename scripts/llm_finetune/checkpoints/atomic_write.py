@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_finetune.checkpoints import folders, manifest
+from llm_finetune.checkpoints import directories, manifest
 from llm_finetune.storage import atomic
 from llm_finetune.storage.errors import writing
 
@@ -26,10 +26,10 @@ def written_whole(path: Path, step: int, world_size: int, tensor_bytes: int) -> 
     Raises:
         OutputError: they do not fit on the disk, or cannot be written; earlier checkpoints stay as they are.
     """
-    folder = path / folders.name_of(step)
+    folder = path / directories.name_of(step)
     aside = atomic.aside_of(folder)
     try:
-        folders.mend(path)  # makes room where a kill left something
+        directories.mend(path)  # makes room where a kill left something
         with writing(folder, tensor_bytes + SLACK_BYTES, lambda: _last(path)):
             path.mkdir(parents=True, exist_ok=True)
             aside.mkdir()
@@ -42,5 +42,5 @@ def written_whole(path: Path, step: int, world_size: int, tensor_bytes: int) -> 
 
 
 def _last(path: Path) -> str:
-    kept = folders.steps(path)
-    return f"{folders.name_of(kept[0])} is whole" if kept else "no checkpoint is there yet"
+    kept = directories.steps(path)
+    return f"{directories.name_of(kept[0])} is whole" if kept else "no checkpoint is there yet"

@@ -13,8 +13,8 @@ from llm_finetune.config import BenchmarkSettings
 from llm_finetune.distributed import available_cores, share
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.numa import nodes
-from llm_finetune.stages.benchmark_processes import Order, answers, run, started
-from llm_finetune.stages.memory_bandwidth import memory_bandwidth
+from llm_finetune.inference_benchmark.memory_bandwidth import memory_bandwidth
+from llm_finetune.inference_benchmark.processes import Order, answers, run, started
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from transformers import EarlyStoppingCallback, TrainerControl
 from transformers.trainer_callback import ExportableState, TrainerState
 from typing_extensions import TypedDict
 
-from llm_finetune.checkpoints import folders, manifest, state, weights
-from llm_finetune.checkpoints.progress import Progress
-from llm_finetune.checkpoints.training import STATE
+from llm_finetune.checkpoints import directories, manifest, optimizer_state, weights
+from llm_finetune.checkpoints.checkpoint import STATE
+from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.errors import ModelError
 from llm_finetune.models.adapters import WEIGHTS
 from llm_finetune.models.safetensors_io import StoredWeights
@@ -79,13 +79,13 @@ def problem(folder: Path, step_rows: int, expected: Expected) -> str | None:
         step_rows: sequences of a step as the run began, which none has more of.
     """
     try:
-        step = int(folder.name.removeprefix(folders.name_of(0)[:-1]))
+        step = int(folder.name.removeprefix(directories.name_of(0)[:-1]))
         return (
             _problem_of_manifest(folder, step)
             or _problem_of_progress(Progress.read(folder), step, step_rows, expected)
             or _problem_of_state(folder / STATE, step)
             or problem_of_weights(folder, expected)
-            or state.problem(folder, step, expected.shapes)
+            or optimizer_state.problem(folder, step, expected.shapes)
         )
     except FileNotFoundError as error:
         return f"{Path(str(error.filename or error)).name}: missing"

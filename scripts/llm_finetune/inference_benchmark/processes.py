@@ -137,7 +137,7 @@ def answers(instances: Sequence[Instance], phase: str) -> list[Answer]:
 @contextmanager
 def _one_started(title: str, order: Order) -> Iterator[Instance]:
     here, there = Pipe()
-    worker = [sys.executable, *module("llm_finetune.stages.benchmark_instance")]
+    worker = [sys.executable, *module("llm_finetune.inference_benchmark.instance")]
     with tempfile.TemporaryFile() as output, here:
         with there, holding_children():
             environment = {name: value for name, value in os.environ.items() if name not in OF_OTHER_THREADS}

@@ -15,10 +15,10 @@ from llm_finetune.config import EvalSettings
 from llm_finetune.data import Split
 from llm_finetune.distributed import Group
 from llm_finetune.errors import LossError, ModelError, UserError
-from llm_finetune.fingerprint import Deciding
+from llm_finetune.evaluation.perplexity import Evaluation, evaluate
+from llm_finetune.evaluation.samples import Sample, sample_answers, scores, side_by_side
 from llm_finetune.models.precision import Precision
-from llm_finetune.stages.evaluate import Evaluation, evaluate
-from llm_finetune.stages.samples import Sample, sample_answers, scores, side_by_side
+from llm_finetune.pipeline.fingerprint import Deciding
 from llm_finetune.storage import results
 from llm_finetune.storage.result_schemas import read_result
 

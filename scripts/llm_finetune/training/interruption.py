@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NoReturn
 
-from llm_finetune.checkpoints.keeper import Keeper
+from llm_finetune.checkpoints.save_lock import Keeper
 from llm_finetune.distributed.failure import Failure
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import UserError

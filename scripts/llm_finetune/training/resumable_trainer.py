@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
-from llm_finetune.checkpoints import folders, manifest, training, weights
-from llm_finetune.checkpoints.keeper import Keeper
-from llm_finetune.checkpoints.progress import Progress
-from llm_finetune.checkpoints.state import load_optimizer
+from llm_finetune.checkpoints import directories, manifest, weights
+from llm_finetune.checkpoints.checkpoint import read_state, reading, write_checkpoint
+from llm_finetune.checkpoints.optimizer_state import load_optimizer
+from llm_finetune.checkpoints.save_lock import Keeper
+from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.data import Split
 from llm_finetune.data.batches import DealtBatches, deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import LossError, SettingsError
 from llm_finetune.runtime.rank_progress import apart, begin_loop, end_loop
-from llm_finetune.stages.leaving import Leaving
 from llm_finetune.storage.errors import writing
+from llm_finetune.training.interruption import Leaving
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -77,7 +78,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         Whatever ends it earlier, rank 0 keeps the last finished step first.
         """
         if checkpoint:
-            self.progress = self.saved = training.read_state(checkpoint)
+            self.progress = self.saved = read_state(checkpoint)
         leaving = Leaving(self.group, self.keeper, lambda: self.progress.step)
         # Checkpoints tell themselves what they cannot write; curves (reportTo) do not.
         with leaving, writing(Path(self.args.output_dir)):
@@ -275,20 +276,20 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         if self.progress == self.saved:
             return
         with apart():  # a slow volume is no reason to start again
-            training.write(self, self.progress, self.group.ranks.size)
+            write_checkpoint(self, self.progress, self.group.ranks.size)
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        folders.rotate(Path(self.args.output_dir), self.args.save_total_limit, best)
+        directories.rotate(Path(self.args.output_dir), self.args.save_total_limit, best)
         self.saved, self.saved_at = self.progress, time.monotonic()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            with training.reading(checkpoint):
+            with reading(checkpoint):
                 load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _load_from_checkpoint(self, checkpoint: str, *_: Any) -> None:
         """In the Trainer's place, which takes the names in the files for the model's, and leaves out what
         has none."""
-        with training.reading(checkpoint):
+        with reading(checkpoint):
             weights.load(self.model, Path(checkpoint))
 
     def _load_best_model(self) -> None:
@@ -299,7 +300,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         """The best checkpoint is named only now: its folder may have moved since it was written."""
         end_loop()
         if self.args.load_best_model_at_end and self.state.best_global_step:
-            best = Path(self.args.output_dir) / folders.name_of(self.state.best_global_step)
+            best = Path(self.args.output_dir) / directories.name_of(self.state.best_global_step)
             # By rank 0, which may still be writing it: it is read once, and all load the same.
             wrong = self.group.once("best checkpoint", lambda: manifest.problem(best) or "", 3600)
             if wrong:

@@ -16,14 +16,14 @@ from llm_finetune.config import EvalSettings, TrainSettings
 from llm_finetune.data import Prepared, Split
 from llm_finetune.data.batches import StepShape
 from llm_finetune.distributed.process_group import Group
+from llm_finetune.evaluation.perplexity import evaluate
 from llm_finetune.models.precision import Precision
-from llm_finetune.objective.supervised import label_log_probs
-from llm_finetune.report.progress import Display, Pace, StepReport
+from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.rank_progress import part_done
-from llm_finetune.stages.evaluate import evaluate
-from llm_finetune.stages.resumable import ResumableTrainer
 from llm_finetune.storage.results import peak_memory_bytes
+from llm_finetune.training.progress import Display, Pace, StepReport
+from llm_finetune.training.resumable_trainer import ResumableTrainer
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One instance of the benchmark: a process on cores of its own that loads a model and answers from it.
 
-python -m llm_finetune.stages.benchmark_instance ORDER DESCRIPTOR    started by `benchmark_processes`
+python -m llm_finetune.inference_benchmark.instance ORDER DESCRIPTOR    started by `benchmark_processes`
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_finetune.errors import UserError
+from llm_finetune.inference_benchmark.benchmark import check_context
+from llm_finetune.inference_benchmark.processes import Order
 from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.parent_death import tie_to_parent
-from llm_finetune.stages.benchmark import check_context
-from llm_finetune.stages.benchmark_processes import Order
 from llm_finetune.storage.results import peak_memory_bytes
 
 if TYPE_CHECKING:

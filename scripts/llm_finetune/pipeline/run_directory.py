@@ -13,13 +13,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llm_finetune import fingerprint
-from llm_finetune.checkpoints import folders
+from llm_finetune.checkpoints import directories
 from llm_finetune.errors import OutputError
-from llm_finetune.fingerprint import Deciding
 from llm_finetune.models import saving
 from llm_finetune.models.saving import is_saved
-from llm_finetune.report.page import REPORT
+from llm_finetune.pipeline import fingerprint
+from llm_finetune.pipeline.fingerprint import Deciding
+from llm_finetune.report.html import REPORT
 from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic, results
 from llm_finetune.storage.errors import writing
@@ -170,7 +170,7 @@ def look_into(
         step_rows = old.get("step_rows", 0)
         checkpoint = None
         if "train" not in done:
-            checkpoint = folders.newest_whole(path, lambda folder: unfit(folder, step_rows))
+            checkpoint = directories.newest_whole(path, lambda folder: unfit(folder, step_rows))
         base = path / results.BASE
         has_base = _is_right(base) and _holds_base(base, deciding["evaluate"])
         return RunFolder(path, True, done, checkpoint, step_rows, has_base)
@@ -269,7 +269,7 @@ def _let_go(path: Path) -> None:
     """Deletes what waited until this run's model is whole."""
     for name in (PREVIOUS, GOING):
         shutil.rmtree(path / name, ignore_errors=True)
-    folders.forget_broken(path)
+    directories.forget_broken(path)
 
 
 def _keep_what_is_no_runs(path: Path) -> None:

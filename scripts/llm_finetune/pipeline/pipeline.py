@@ -10,28 +10,28 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from llm_finetune import fingerprint
-from llm_finetune.afterwards import finish_alone
-from llm_finetune.checkpoints import fitness
+from llm_finetune.checkpoints import compatibility
 from llm_finetune.config import Settings
 from llm_finetune.data.batches import StepShape, shape_of
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError
+from llm_finetune.evaluation.evaluator import Judged, judge, keep, kept, write_results
 from llm_finetune.host.numa import near_memory
-from llm_finetune.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
 from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
 from llm_finetune.models import adapters, ipex, loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
 from llm_finetune.models.precision import Precision, choose_precision
 from llm_finetune.models.saving import check_room, load_tuned, save_model
-from llm_finetune.objective.supervised import IGNORED, label_log_probs
-from llm_finetune.run_folder import RunFolder, look_for_results, look_into, mend
+from llm_finetune.objectives.sft import IGNORED, label_log_probs
+from llm_finetune.pipeline import fingerprint
+from llm_finetune.pipeline.background_preparation import Ahead
+from llm_finetune.pipeline.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
+from llm_finetune.pipeline.rank_zero_stages import finish_alone
+from llm_finetune.pipeline.run_directory import RunFolder, look_for_results, look_into, mend
 from llm_finetune.runtime import heartbeat, shutdown
-from llm_finetune.stages.ahead import Ahead
-from llm_finetune.stages.judge import Judged, judge, keep, kept, write_results
-from llm_finetune.stages.train import Training, train
 from llm_finetune.storage import results
 from llm_finetune.storage.directory_lock import locked, locked_beside
+from llm_finetune.training.trainer import Training, train
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +106,11 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
     path, quantized = Path(train.output_dir), Path(settings.quantize.output_dir)
 
     @cache
-    def expected() -> fitness.Expected:
+    def expected() -> compatibility.Expected:
         return expected_checkpoints(settings, inputs)
 
     def unfit(checkpoint: Path, step_rows: int) -> str | None:
-        return fitness.problem(checkpoint, step_rows, expected())
+        return compatibility.problem(checkpoint, step_rows, expected())
 
     def look() -> str:
         stages = _deciding(settings, inputs)
