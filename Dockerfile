@@ -33,12 +33,13 @@ RUN pip install --no-cache-dir --require-hashes --target /tmp/uv --requirement r
     && rm -r /tmp/uv
 
 COPY README.md values.yaml ./
+COPY src src
 COPY scripts scripts
 # The package stays where `distributed.script` names it; the command `llm-finetune` runs the same files.
 RUN pip install --no-cache-dir --require-hashes --target /tmp/build --requirement requirements/build.txt \
     && PYTHONPATH=/tmp/build pip --python "$VIRTUAL_ENV" install --no-cache-dir --no-deps --no-build-isolation --editable . \
     && rm -r /tmp/build \
-    && python -m compileall -q scripts \
+    && python -m compileall -q src scripts \
     && chmod -R a+rX . \
     && llm-finetune --help >/dev/null
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+SRC = SCRIPTS.with_name("src")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from command import SCRIPTS
+from command import SRC
 from llm_finetune.config import Settings
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); {code}"],
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SRC)!r}); {code}"],
         capture_output=True,
         text=True,
         check=False,

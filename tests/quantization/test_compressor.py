@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from command import SCRIPTS
+from command import SRC
 
 CODE = """
 import sys
@@ -28,7 +28,7 @@ assert "neural_compressor" in sys.modules
 
 
 def test_it_is_loaded_late_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=tmp_path,

@@ -430,8 +430,8 @@ def test_an_installed_package_brings_the_charts_values(tmp_path: Path) -> None:
     package = tmp_path / "site" / "llm_finetune"
     package.mkdir(parents=True)
     for part in ("__init__.py", "errors.py"):
-        shutil.copy(checkout / "scripts" / "llm_finetune" / part, package)
-    shutil.copytree(checkout / "scripts" / "llm_finetune" / "config", package / "config")
+        shutil.copy(checkout / "src" / "llm_finetune" / part, package)
+    shutil.copytree(checkout / "src" / "llm_finetune" / "config", package / "config")
     shutil.copy(checkout / "values.yaml", package / "config/helm")
     code = "from llm_finetune.config import load; print(load([]).settings.workers)"
     alone = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

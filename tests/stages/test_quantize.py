@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from command import SCRIPTS, Outcome, assignments, run_here
+from command import SRC, Outcome, assignments, run_here
 
 # What rounding costs stories260K, a model of few weights, on medical records, which it was never made for.
 WORSE_AT_MOST = {8: 1.02, 4: 1.4}
@@ -72,7 +72,7 @@ def test_each_algorithm_leaves_a_folder_that_a_new_process_loads(
     folder = tmp_path / "quantized"
     assert not [file for file in folder.iterdir() if file.suffix not in (".json", ".safetensors", ".jinja")]
     code = (
-        f"import sys, torch; sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        f"import sys, torch; sys.path.insert(0, {str(SRC)!r})\n"
         "from pathlib import Path\n"
         "from llm_finetune.quantization.quantized_model import load_quantized\n"
         f"model = load_quantized(Path({str(folder)!r}))\n"
