@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from llm_finetune.distributed import lower_libraries
-from tiny import SENTENCES, tiny_model, write_records
-from warm import Warm
+from process_pool import Warm
+from tiny_model import SENTENCES, tiny_model, write_records
 
 lower_libraries()  # LLM_FINETUNE_MAX_CPU_ISA=avx2 shows how all of this does on an older processor
 
@@ -27,6 +27,15 @@ def own_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llm_finetune.host.allocator.start_again_with", lambda variables: None)
         yield
+
+
+@pytest.fixture
+def outside_any_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test starts as no rank of a group."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from command import assignments, run_here
+from cli_runner import assignments, run_here
 
 
 def edit_json(file: Path, **changes: Any) -> None:

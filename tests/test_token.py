@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from command import SCRIPTS, assignments
-from plain import PLAIN
+from cli_runner import SCRIPTS, assignments
+from minimal_settings import PLAIN
 from stand_in_hub import MARK, SECRET, TOKEN, found_in, stand_in_hub
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from command import assignments
-from plain import PLAIN
+from cli_runner import assignments
+from minimal_settings import PLAIN
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from llm_finetune.checkpoints.optimizer_state import load_optimizer, save_optimi
 from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.errors import OutputError
 from llm_finetune.models.adapters import LoraPlan, add_adapters
-from tiny import tiny_model
+from tiny_model import tiny_model
 
 STEP, STEP_ROWS = 3, 2
 ANY = fuzz(60)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_finetune.checkpoints import directories
-from warm import Warm, in_step
+from process_pool import Warm, in_step
 
 EVERY = 8
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from command import assignments
+from cli_runner import assignments
 from llm_finetune.checkpoints import directories, manifest
-from plain import PLAIN
-from warm import Moment, Warm, in_step
+from minimal_settings import PLAIN
+from process_pool import Moment, Warm, in_step
 
 KILLED = -9
 

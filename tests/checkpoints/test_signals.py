@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llm_finetune.checkpoints import directories
-from warm import Moment, Warm, ended, in_step, signalled
+from process_pool import Moment, Warm, ended, in_step, signalled
 
 IN_THE_BACKWARD_PASS_OF_STEP_6 = in_step(6, "hangs")
 IN_THE_OPTIMIZER_OF_STEP_6 = replace(in_step(6), number=in_step(6).number + 2)

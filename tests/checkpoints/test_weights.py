@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from llm_finetune.checkpoints import compatibility, weights
 from llm_finetune.errors import UserError
 from llm_finetune.models.adapters import LoraPlan, add_adapters
-from tiny import VOCABULARY, tiny_model
+from tiny_model import VOCABULARY, tiny_model
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from made_up import CHATML, Prepare, byte_level, instructions, trained_text, whole_text
-from test_asking import TURNS, before_answers
+from test_inference_prompts import TURNS, before_answers
 
 from llm_finetune.data import PreparePlan, Source, preview
 from llm_finetune.data.inference_prompts import Asking

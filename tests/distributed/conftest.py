@@ -10,16 +10,10 @@ from loopback import Processes
 
 from stand_in_ccl import write_stand_in
 
-RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
 
 @pytest.fixture(autouse=True)
-def clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts outside any group."""
-    for name in RANK_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
+def clean_process(outside_any_group: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture

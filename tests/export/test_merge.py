@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llm_finetune.cli import main
 from llm_finetune.errors import ModelError, OutputError
 from llm_finetune.export.merge import merge
-from tiny import VOCABULARY, tiny_model
+from tiny_model import VOCABULARY, tiny_model
 
 IDS = torch.arange(3, 51).view(2, 24)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pods import Pods
 
-from command import SCRIPTS
+from cli_runner import SCRIPTS
 from stand_in_hub import MARK, SECRET, TOKEN, found_in, stand_in_hub
 
 Make = Callable[..., Pods]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from pods import Pods
 
-from command import assignments
-from plain import PLAIN
+from cli_runner import assignments
+from minimal_settings import PLAIN
+from process_pool import Warm, ended, in_step, reached
 from stand_in_ccl import write_stand_in
-from warm import Warm, ended, in_step, reached
 
 Make = Callable[..., Pods]
 LIMIT_MINUTES = 0.15  # far above what a busy machine takes to say a word

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tally import TALLY
 
-from command import assignments
-from plain import PLAIN
-from tiny import tiny_model
-from warm import Moment, Warm
+from cli_runner import assignments
+from minimal_settings import PLAIN
+from process_pool import Moment, Warm
+from tiny_model import tiny_model
 
 KILLED = -9
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tally import TALLY
 
-from command import assignments
+from cli_runner import assignments
 from llm_finetune.quantization.quantized_model import load_quantized
-from plain import PLAIN
-from warm import Moment, Warm, ended, go_on, reached, signalled
+from minimal_settings import PLAIN
+from process_pool import Moment, Warm, ended, go_on, reached, signalled
 
 KILLED = -signal.SIGKILL
 KIND = "killed after the training"

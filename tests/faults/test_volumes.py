@@ -12,10 +12,10 @@ import pytest
 from pods import Pods
 from tally import TALLY
 
-from command import SCRIPTS, assignments
+from cli_runner import SCRIPTS, assignments
 from llm_finetune.checkpoints import directories
-from plain import PLAIN
-from warm import Ended, Moment, Warm, ended, go_on, in_step, reached
+from minimal_settings import PLAIN
+from process_pool import Ended, Moment, Warm, ended, go_on, in_step, reached
 
 MEGABYTES = 50
 

@@ -9,7 +9,7 @@ import torch
 
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import Sampling, Token, decode
-from tiny import ARCHITECTURES, VOCABULARY, tiny_model
+from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
 
 LENGTHS = (3, 30, 11)  # the longest goes beyond the sliding windows of gemma2 and mistral
 STEPS = 12

@@ -14,7 +14,7 @@ from llm_finetune.config import QuantizeSettings, load
 from llm_finetune.errors import ModelError
 from llm_finetune.models.merging import TunedModel
 from llm_finetune.quantization.quantize import quantize
-from tiny import tiny_model
+from tiny_model import tiny_model
 
 Texts = list[list[int]]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from command import SRC
+from cli_runner import SRC
 
 CODE = """
 import sys

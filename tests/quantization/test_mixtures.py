@@ -23,7 +23,7 @@ from llm_finetune.quantization.packed_weights import Scheme
 from llm_finetune.quantization.quantize import check, quantize
 from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.quantization.rtn import round_to_nearest
-from tiny import VOCABULARY, tiny_model
+from tiny_model import VOCABULARY, tiny_model
 
 IDS = torch.arange(3, 51).view(2, 24)
 TEXTS = [list(range(3 + start, 27 + start)) for start in range(0, 64, 4)]

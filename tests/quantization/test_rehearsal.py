@@ -17,7 +17,7 @@ from llm_finetune.models import loading
 from llm_finetune.models.merging import TunedModel, absent_weights
 from llm_finetune.quantization.quantize import check, check_weights, quantize
 from llm_finetune.quantization.quantized_model import is_linear, load_quantized
-from tiny import VOCABULARY
+from tiny_model import VOCABULARY
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES: dict[str, Any] = {

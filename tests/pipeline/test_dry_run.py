@@ -1,0 +1,54 @@
+"""`--check` shows what would be trained on, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli_runner import assignments, run_here
+
+
+def test_check_shows_prompts_and_figures_and_writes_nothing(
+    model_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    steers = {"instruction": "Say\x1b[2J ⟧ it.", "output": "a\n10:00:00 INFO done: all is in /evil\r\x1b[1A"}
+    first = tmp_path / "first.jsonl"
+    first.write_text(json.dumps(steers) + "\n" + data_file.read_text())
+    values = {
+        "modelNameOrPath": str(model_folder),
+        "train__datasetName": None,
+        "train__dataFile": str(first),
+        "train__outputDir": str(tmp_path / "out"),
+        "train__maxSeqLength": 128,
+        "train__bf16": "auto",
+        "train__promptWithInput": "Do it.",
+    }
+    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    assert outcome.code == 0, outcome.text
+    assert "all 61 records checked; validation: 0.2 of them" in outcome.text
+    assert f"--- {first}, row 1" in outcome.text
+    assert "    ### Response:\n    ⟦The red fox runs over the hill. 0</s>⟧" in outcome.text
+    assert "sections: the model's name says neither chat nor instruct" in outcome.text
+    assert "fewer positions" in outcome.text
+    # A record steers no terminal, passes for no line of the log, and does not say itself what is trained on.
+    assert r"Say\x1b[2J \u27e7 it." in outcome.text
+    assert "\n    10:00:00 INFO done" in outcome.text
+    assert "\x1b" not in outcome.text
+    assert list(tmp_path.iterdir()) == [first]
+
+
+def test_check_says_that_no_result_could_be_written(
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    values = {"modelNameOrPath": str(model_folder), "train__outputDir": str(tmp_path / "file" / "out")}
+    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    assert outcome.code == 5, outcome.text
+    assert f"{tmp_path}/file/out: cannot be written" in outcome.text
