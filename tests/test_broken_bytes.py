@@ -23,10 +23,10 @@ from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.evaluation import evaluator
 from llm_finetune.generation.decoding import decode
+from llm_finetune.generation.load import load_folder
 from llm_finetune.models import adapters, loading
 from llm_finetune.models.adapter_config import read_config
 from llm_finetune.models.merging import find_tuned
-from llm_finetune.models.model_directory import load_folder
 from llm_finetune.models.resolve import fetch
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.models.saving import save_weights

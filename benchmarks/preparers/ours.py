@@ -12,8 +12,8 @@ import turns
 
 from llm_finetune.config import load
 from llm_finetune.data import open_prepared, prepare
-from llm_finetune.data.from_config import plan
 from llm_finetune.models import loading
+from llm_finetune.pipeline.prepare_data import plan
 
 folder = Path(sys.argv[1])
 tokenizer = loading.load_tokenizer(folder / "model", False)

@@ -12,7 +12,7 @@ import torch
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
 from llm_finetune.evaluation.samples import Sample, rouge_l, sample_answers, scores, side_by_side
-from llm_finetune.models.precision import Precision
+from llm_finetune.kernels.precision import Precision
 from tiny_model import SENTENCES
 
 FULL = Precision(torch.float32, autocast=False)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fuzz import fuzz
 from line_pair import socket_pair
 from llm_finetune.distributed import handshake, job_secret, listener
-from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.connection import Line
 from llm_finetune.distributed.failure import Failure
 from llm_finetune.distributed.handshake import UnprovenError, welcome
 from llm_finetune.distributed.listener import MOST_WAITING, Door
@@ -30,6 +30,7 @@ from llm_finetune.launcher.pod_heartbeats import Signs
 from llm_finetune.launcher.restart_state import Tally
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime import heartbeat
+from llm_finetune.runtime.json_object import parsed
 from llm_finetune.runtime.outcome import Ending
 from llm_finetune.runtime.rank_progress import Progress
 

@@ -63,10 +63,10 @@ def grown_by_training(use_lora: bool, gradient_checkpointing: bool, answers: Any
 def test_the_estimate_is_near_what_training_takes(use_lora: bool, gradient_checkpointing: bool) -> None:
     import torch
 
+    from llm_finetune.kernels.precision import Precision
     from llm_finetune.models.adapters import LoraPlan, add_adapters
     from llm_finetune.models.loading import outline
     from llm_finetune.models.memory_estimate import training_need
-    from llm_finetune.models.precision import Precision
 
     model = outline(sizes(), False)
     need = training_need(
@@ -91,9 +91,9 @@ def test_the_estimate_is_near_what_training_takes(use_lora: bool, gradient_check
 def test_least_is_what_no_batch_size_can_lower() -> None:
     import torch
 
+    from llm_finetune.kernels.precision import Precision
     from llm_finetune.models.loading import outline
     from llm_finetune.models.memory_estimate import training_need
-    from llm_finetune.models.precision import Precision
 
     model, fp32 = outline(sizes(), False), Precision(torch.float32, autocast=False)
     small, large = (

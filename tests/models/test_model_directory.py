@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm_finetune.errors import ModelError
-from llm_finetune.models import model_directory as model_folders
-from llm_finetune.models.model_directory import load_folder
+from llm_finetune.generation import load as model_folders
+from llm_finetune.generation.load import load_folder
 from tiny_model import tiny_model
 
 IDS = torch.tensor([[5, 40, 17, 60]])

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from llm_finetune.objectives.sft import IGNORED, label_log_probs
+from llm_finetune.data.prepared_dataset import IGNORE_INDEX
+from llm_finetune.objectives.sft import label_log_probs
 from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
 
 
 def record(length: int, labelled_from: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
-    labels[: max(labelled_from, 1)] = IGNORED
+    labels[: max(labelled_from, 1)] = IGNORE_INDEX
     return ids, labels
 
 
@@ -56,7 +57,7 @@ def test_loss_and_gradient_are_transformers_own(architecture: str) -> None:
 def test_a_row_without_labels_has_no_loss_but_a_gradient_of_zero() -> None:
     model = tiny_model("llama")
     ids, positions, labels = as_row([RECORDS[0]])
-    loss = label_log_probs(model, ids, positions, torch.full_like(labels, IGNORED)).sum()
+    loss = label_log_probs(model, ids, positions, torch.full_like(labels, IGNORE_INDEX)).sum()
     loss.backward()
     assert loss.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from llm_finetune.config import load
-from llm_finetune.data.from_config import prepare_data
 from llm_finetune.errors import DataError
 from llm_finetune.models.loading import load_tokenizer
+from llm_finetune.pipeline.prepare_data import prepare_data
 from tiny_model import write_records
 
 Values = dict[str, object]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.data.from_config import cache_folder
 from llm_finetune.kernels.compile import compiled
+from llm_finetune.pipeline.prepare_data import cache_folder
 from llm_finetune.storage import user_directories
 
 NOBODY = 65534

@@ -10,7 +10,7 @@ import torch
 
 from llm_finetune.config import load
 from llm_finetune.errors import SettingsError
-from llm_finetune.models.precision import Precision
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.training import memory_check
 from tiny_model import tiny_model
 

@@ -14,7 +14,8 @@ from llm_finetune.chat.terminal import piped_lines, say, show, typed_lines
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import ModelError, SettingsError, UserError
-from llm_finetune.models.model_directory import ModelFolder, kind_of, load_folder
+from llm_finetune.generation.load import ModelFolder, load_folder
+from llm_finetune.models.model_directory import kind_of
 from llm_finetune.runtime.logging import configure
 from llm_finetune.storage import results
 

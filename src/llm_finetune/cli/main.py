@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperCommand
 
 from llm_finetune.errors import SettingsError, UserError
+from llm_finetune.host.interpreter import keep_working_folder_out
 from llm_finetune.runtime import standard_streams
-from llm_finetune.runtime.interpreter import keep_working_folder_out
 from llm_finetune.runtime.logging import entry, plain
 from llm_finetune.storage import user_directories
 

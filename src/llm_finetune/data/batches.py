@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llm_finetune.data import Row, Split
-from llm_finetune.objectives.sft import IGNORED
+from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     shape = (max(len(rows), 1), width)
     input_ids = torch.full(shape, pad_id)
     position_ids = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED)
+    labels = torch.full(shape, IGNORE_INDEX)
     tokens = 0
     for index in range(shape[0]):
         start = 0

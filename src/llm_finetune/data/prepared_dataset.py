@@ -37,7 +37,7 @@ from llm_finetune.runtime.formatting import size
 from llm_finetune.storage.errors import held_bytes, writing
 from llm_finetune.storage.stale_files import remove_abandoned
 
-IGNORED = -100
+IGNORE_INDEX = -100
 _SUMMARY = "prepared.json"
 _CHECKSUMS, _OWN = "checksums", "checksum"
 _BLOCK_BYTES = 1 << 20
@@ -115,8 +115,8 @@ class Split:
     def _segment(self, record: int) -> Segment:
         place = slice(self._offsets[record], self._offsets[record + 1])
         input_ids = self._input_ids[place]
-        labels = np.where(self._trained[place], input_ids, IGNORED).astype(np.int64)
-        labels[0] = IGNORED
+        labels = np.where(self._trained[place], input_ids, IGNORE_INDEX).astype(np.int64)
+        labels[0] = IGNORE_INDEX
         return Segment(input_ids, labels)
 
 

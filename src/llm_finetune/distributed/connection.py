@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import socket
 import struct
 import threading
 import time
 from contextlib import suppress
-from typing import Any
 
 CUT_SECONDS = 30
 PROBES = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
@@ -135,15 +133,6 @@ class _Seal:
     def next(self, line: bytes) -> bytes:
         self._count += 1
         return hmac.new(self._key, b"%d %s" % (self._count, line), hashlib.sha256).hexdigest().encode()
-
-
-def parsed(words: str) -> dict[str, Any]:
-    """What a line says: an object of JSON; empty where it is anything else."""
-    try:
-        content = json.loads(words)
-    except (ValueError, RecursionError):  # nonsense; brackets in brackets
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _plain(address: str) -> str:

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.connection import Line
+from llm_finetune.runtime.json_object import parsed
 
 SECONDS = 5.0  # for all of it
 LONGEST_BYTES = 4096

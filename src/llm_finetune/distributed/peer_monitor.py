@@ -24,7 +24,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from llm_finetune.distributed import handshake
-from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.connection import Line
 from llm_finetune.distributed.failure import Alarm, Failure
 from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
 from llm_finetune.distributed.listener import Door, NotAdmittedError
@@ -33,6 +33,7 @@ from llm_finetune.distributed.store import LONGEST_NAP, NEWS_SECONDS, Rendezvous
 from llm_finetune.errors import GroupError
 from llm_finetune.host.network import address_towards
 from llm_finetune.runtime import rank_progress
+from llm_finetune.runtime.json_object import parsed
 from llm_finetune.runtime.rank_progress import Progress
 from llm_finetune.runtime.ranks import Ranks, master
 from llm_finetune.runtime.watchdog import end_after

@@ -17,8 +17,7 @@ from llm_finetune.distributed import Group
 from llm_finetune.errors import LossError, ModelError, UserError
 from llm_finetune.evaluation.perplexity import Evaluation, evaluate
 from llm_finetune.evaluation.samples import Sample, sample_answers, scores, side_by_side
-from llm_finetune.models.precision import Precision
-from llm_finetune.pipeline.fingerprint import Deciding
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.storage import results
 from llm_finetune.storage.result_schemas import read_result
 
@@ -85,7 +84,7 @@ def _not_finite(name: str, loss: float) -> UserError:
     return LossError(f"{told}: lower distributed.train.learningRate and start anew with --fresh")
 
 
-def keep(judged: Judged, deciding: Deciding, folder: Path) -> None:
+def keep(judged: Judged, deciding: dict[str, Any], folder: Path) -> None:
     """Leaves what was said of the base model, so that a restart need not ask again.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from llm_finetune.data import Split
 from llm_finetune.data.batches import deal
 from llm_finetune.distributed.process_group import Group
-from llm_finetune.models.precision import Precision
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.runtime.rank_progress import alive
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm_finetune.data import Segment, Split
 from llm_finetune.generation.detokenization import answers
-from llm_finetune.models.model_directory import end_ids
-from llm_finetune.models.precision import Precision
+from llm_finetune.generation.load import end_ids
+from llm_finetune.kernels.precision import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llm_finetune.errors import SettingsError
-from llm_finetune.runtime.interpreter import SAFE_PATH
+from llm_finetune.host.interpreter import SAFE_PATH
 
 KNOWN = ("tcmalloc", "jemalloc", "mimalloc")
 NAMES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libtcmalloc_minimal.so", "libtcmalloc.so")

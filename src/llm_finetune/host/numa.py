@@ -10,7 +10,6 @@ from pathlib import Path
 
 from llm_finetune.host.cgroups import lines
 from llm_finetune.host.cpu import available_cores
-from llm_finetune.runtime.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +30,18 @@ def nodes(root: Path = Path("/")) -> list[Cores]:
 
 
 @contextmanager
-def near_memory(ranks: Ranks, root: Path = Path("/")) -> Iterator[None]:
+def near_memory(local_rank: int, local_size: int, root: Path = Path("/")) -> Iterator[None]:
     """Keeps a rank that shares its machine with others on its own nodes; so the threads it starts meanwhile.
 
     Memory lies at the node of the core that first writes to it, and from another one it is read at about half
     the speed. Only affinity is set: binding memory itself needs a privilege that pods lack.
 
     Args:
+        local_rank, local_size: of how many ranks on this machine it is which.
         root: where `proc` and `sys` are mounted.
     """
     there = nodes(root)
-    cores = share_of(there, ranks)
+    cores = share_of(there, local_rank, local_size)
     if cores is None:
         if len(there) > 1 and available_cores(root) > len(there[0]):
             told = "cores: on %d NUMA nodes; processesPerWorker: %d would keep each process near its memory"
@@ -49,7 +49,7 @@ def near_memory(ranks: Ranks, root: Path = Path("/")) -> Iterator[None]:
         yield
         return
     before = os.sched_getaffinity(0)
-    log.info("cores: rank %d stays on %d of %d, near its memory", ranks.rank, len(cores), len(before))
+    log.info("cores: local rank %d stays on %d of %d, near its memory", local_rank, len(cores), len(before))
     os.sched_setaffinity(0, cores)
     try:
         yield
@@ -57,16 +57,16 @@ def near_memory(ranks: Ranks, root: Path = Path("/")) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def share_of(there: Sequence[Cores], ranks: Ranks) -> Cores | None:
+def share_of(there: Sequence[Cores], local_rank: int, local_size: int) -> Cores | None:
     """A rank's cores; None where nodes and ranks do not divide each other, or have nothing to divide."""
-    count, ranks_here = len(there), ranks.local_size
-    if count == 1 or ranks_here == 1 or len({len(cores) for cores in there}) > 1:
+    count = len(there)
+    if count == 1 or local_size == 1 or len({len(cores) for cores in there}) > 1:
         return None
-    if ranks_here % count == 0:
-        return there[ranks.local_rank * count // ranks_here]
-    if count % ranks_here == 0:
-        each = count // ranks_here
-        first = ranks.local_rank * each
+    if local_size % count == 0:
+        return there[local_rank * count // local_size]
+    if count % local_size == 0:
+        each = count // local_size
+        first = local_rank * each
         return sorted(core for cores in there[first : first + each] for core in cores)
     return None
 

@@ -23,7 +23,7 @@ from llm_finetune.runtime.parent_death import tie_to_parent
 from llm_finetune.storage.results import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from llm_finetune.models.model_directory import ModelFolder
+    from llm_finetune.generation.load import ModelFolder
 
 PROGRESS_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ def main(order_json: str, descriptor: str) -> int:
 
 def _serve(order: Order, connection: Connection) -> None:
     from llm_finetune.generation.decoding import context_length
-    from llm_finetune.models.model_directory import load_folder
+    from llm_finetune.generation.load import load_folder
 
     loaded = load_folder(Path(order.folder), trust_remote_code=order.trust_remote_code)
     model = loaded.model

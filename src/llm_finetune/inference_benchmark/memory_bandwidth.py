@@ -16,7 +16,7 @@ from threading import Barrier
 import numpy as np
 
 from llm_finetune.errors import ModelError
-from llm_finetune.runtime.interpreter import module
+from llm_finetune.host.interpreter import module
 
 ARRAY_BYTES = 2**30  # of all cores together; far above what caches hold
 SECONDS = 0.5

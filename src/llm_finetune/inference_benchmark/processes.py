@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
 from llm_finetune.errors import ModelError
-from llm_finetune.runtime.interpreter import module
+from llm_finetune.host.interpreter import module
 from llm_finetune.runtime.parent_death import holding_children
 
 log = logging.getLogger(__name__)

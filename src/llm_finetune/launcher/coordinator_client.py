@@ -13,11 +13,12 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 
 from llm_finetune.distributed import handshake
-from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.connection import Line
 from llm_finetune.distributed.job_secret import job_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher.coordinator_server import PULSE_SECONDS, PURPOSE
 from llm_finetune.launcher.round import Round
+from llm_finetune.runtime.json_object import parsed
 from llm_finetune.runtime.outcome import Ending
 
 CONNECT_SECONDS = 5.0

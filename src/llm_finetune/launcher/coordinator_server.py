@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from typing import Any
 
-from llm_finetune.distributed.connection import Line, parsed
+from llm_finetune.distributed.connection import Line
 from llm_finetune.distributed.listener import Door, NotAdmittedError
 from llm_finetune.errors import GroupError
+from llm_finetune.runtime.json_object import parsed
 from llm_finetune.runtime.outcome import Ending
 
 PURPOSE = "workers"

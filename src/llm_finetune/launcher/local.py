@@ -12,8 +12,8 @@ from pathlib import Path
 from llm_finetune.distributed import available_cores, launched, share
 from llm_finetune.distributed.job_secret import new_secret
 from llm_finetune.errors import GroupError
+from llm_finetune.host.interpreter import module
 from llm_finetune.launcher.round import Round
-from llm_finetune.runtime.interpreter import module
 from llm_finetune.runtime.logging import tell
 from llm_finetune.runtime.signals import SignalledError, raised_signals
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.kernels.training.output_head import CHUNK_BYTES, KEPT_BYTES
-from llm_finetune.models.precision import Precision
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

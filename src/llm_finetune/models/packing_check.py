@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llm_finetune.errors import ModelError
+from llm_finetune.kernels.equivalence_check import on_trial
 from llm_finetune.models.config_limits import CONFIG
-from llm_finetune.models.equivalence_check import on_trial
 from llm_finetune.models.library_errors import blamed
 from llm_finetune.models.tiny_model import twin
 

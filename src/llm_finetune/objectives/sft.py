@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 from llm_finetune.kernels.training import attention
 from llm_finetune.kernels.training.output_head import LabelHead
 from llm_finetune.kernels.training.segments import flatten
-
-IGNORED = -100
 
 
 def label_log_probs(
@@ -29,8 +28,8 @@ def label_log_probs(
         model: a causal language model, also inside peft's or DistributedDataParallel's wrapper.
         input_ids: token ids, shape (rows, positions).
         position_ids: positions, which start again at 0 with each record of a row; same shape.
-        labels: the token ids where trained, `IGNORED` elsewhere; same shape. A record's first token has no
-            label, since nothing before it may predict it.
+        labels: the token ids where trained, `IGNORE_INDEX` elsewhere; same shape. A record's first token has
+            no label, since nothing before it may predict it.
 
     Returns:
         One value a label, row by row, shape (labels,).
@@ -38,11 +37,11 @@ def label_log_probs(
     inner = _inner(model)
     how: dict[str, Any] = {}
     if inner.config._attn_implementation == attention.NAME:
-        flat = flatten(input_ids, position_ids, labels, IGNORED)
+        flat = flatten(input_ids, position_ids, labels, IGNORE_INDEX)
         input_ids, position_ids, labels = flat.input_ids, flat.position_ids, flat.labels
         # A mask of four dimensions is passed on as it is: none is built, and none is looked at.
         how = {"segments": flat.segments, "attention_mask": input_ids.new_zeros(1, 1, 1, 1)}
-    predicting = labels[:, 1:] != IGNORED
+    predicting = labels[:, 1:] != IGNORE_INDEX
     targets = labels[:, 1:][predicting]
     head = inner.get_output_embeddings()
     with _head_only_at(head, predicting, targets):

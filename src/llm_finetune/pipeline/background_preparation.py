@@ -79,9 +79,9 @@ def _prepare(settings: Settings, parent: int, said: Connection) -> None:
 
 
 def _prepared(settings: Settings) -> Path:
-    from llm_finetune.data.from_config import prepare_data
     from llm_finetune.models.loading import load_tokenizer
     from llm_finetune.models.resolve import fetch
+    from llm_finetune.pipeline.prepare_data import prepare_data
 
     name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
     folder = fetch(name, revision, weights=False, code=trust)

@@ -8,11 +8,11 @@ import torch
 from transformers import PretrainedConfig
 
 from llm_finetune.config import Settings
-from llm_finetune.data.from_config import plan, remarks
 from llm_finetune.data.preview import Preview, preview
 from llm_finetune.models import adapters, loading
 from llm_finetune.models.resolve import fetch, has_weights
 from llm_finetune.pipeline.inputs import describe_model, fitted_to_model, lora_plan
+from llm_finetune.pipeline.prepare_data import plan, remarks
 from llm_finetune.runtime.logging import entry, indented
 from llm_finetune.storage.errors import check_writable
 

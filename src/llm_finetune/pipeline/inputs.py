@@ -12,20 +12,20 @@ from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.compatibility import Expected
 from llm_finetune.config import Settings
 from llm_finetune.data import Prepared, open_prepared
-from llm_finetune.data.from_config import prepare_data, told
 from llm_finetune.distributed import Group
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.inference_benchmark.benchmark import check_context, shares_of_cores
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.models import adapters, experts, loading
 from llm_finetune.models.config_limits import check_size
 from llm_finetune.models.merging import absent_weights, find_tuned, is_at_hand
 from llm_finetune.models.packing_check import keeps_apart
-from llm_finetune.models.precision import Precision
 from llm_finetune.models.resolve import fetch, has_weights
 from llm_finetune.models.rotary import check_lengths_apart
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.pipeline.background_preparation import Ahead
+from llm_finetune.pipeline.prepare_data import prepare_data, told
 from llm_finetune.pipeline.run_directory import check_keeps
 from llm_finetune.quantization.quantize import check as check_quantization
 from llm_finetune.quantization.quantize import check_weights

@@ -13,16 +13,17 @@ from transformers import set_seed
 from llm_finetune.checkpoints import compatibility
 from llm_finetune.config import Settings
 from llm_finetune.data.batches import StepShape, shape_of
+from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError
 from llm_finetune.evaluation.evaluator import Judged, judge, keep, kept, write_results
 from llm_finetune.host.numa import near_memory
+from llm_finetune.kernels.precision import Precision, choose_precision
 from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
 from llm_finetune.models import adapters, ipex, loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
-from llm_finetune.models.precision import Precision, choose_precision
 from llm_finetune.models.saving import check_room, load_tuned, save_model
-from llm_finetune.objectives.sft import IGNORED, label_log_probs
+from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.pipeline import fingerprint
 from llm_finetune.pipeline.background_preparation import Ahead
 from llm_finetune.pipeline.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
@@ -69,7 +70,7 @@ def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead,
             folder = _found_output(settings, inputs, group, fresh)
             left = _left(wanted, folder)
             if {"train", "evaluate"} & set(left):
-                with near_memory(group.ranks):
+                with near_memory(group.ranks.local_rank, group.ranks.local_size):
                     _train_and_evaluate(settings, inputs, folder, group)
         # The group is left: a rank that has nothing more to do may be lost, and its memory is free.
         if left and group.ranks.is_writer:
@@ -295,7 +296,7 @@ def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torc
 def _quicken(model: torch.nn.Module, settings: Settings, precision: Precision) -> None:
     speed = settings.train.speed
     switches = Switches(speed.attention, speed.head, speed.layers)
-    quicken(model, switches, partial(label_log_probs, model), ignored=IGNORED, precision=precision)
+    quicken(model, switches, partial(label_log_probs, model), ignored=IGNORE_INDEX, precision=precision)
 
 
 def _on_cpu(settings: Settings) -> bool:

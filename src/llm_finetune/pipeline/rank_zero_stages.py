@@ -10,8 +10,8 @@ from llm_finetune.config import Settings
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.evaluation.perplexity import evaluate
 from llm_finetune.inference_benchmark.benchmark import benchmark
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.models.merging import find_tuned
-from llm_finetune.models.precision import Precision
 from llm_finetune.pipeline.fingerprint import Deciding
 from llm_finetune.pipeline.inputs import Inputs, tuned_folder
 from llm_finetune.pipeline.run_directory import RunFolder

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import linear
+from transformers import GenerationConfig
 
 from llm_finetune.errors import ModelError
-from llm_finetune.generation.decoding import decode
 from llm_finetune.models.tiny_model import twin
 from llm_finetune.models.unstacked_experts import unstack
 from llm_finetune.quantization.decoder_blocks import Block, find_blocks, record_calls
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 TEXT = (3, 7, 1, 9, 4, 5, 11, 2)
+THREE_TOKENS = GenerationConfig(min_new_tokens=3, max_new_tokens=3, do_sample=False, pad_token_id=0)
 SCALED = ("AWQ", "TEQ")
 
 
@@ -118,6 +119,7 @@ def _walk(model: PreTrainedModel, algorithm: str) -> dict[str, list[str]]:
 
 def _answer(model: Any) -> torch.Tensor:
     """What the model says of a text as a whole, and of tokens that it then reads one by one."""
-    logits: torch.Tensor = model(input_ids=torch.tensor([TEXT]), use_cache=False).logits
-    tokens = [token for (token,) in decode(model, [TEXT], max_new_tokens=3) if token]
-    return torch.cat([logits.flatten(), torch.tensor([float(token.id) for token in tokens])])
+    ids = torch.tensor([TEXT])
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    tokens = model.generate(ids, generation_config=THREE_TOKENS)
+    return torch.cat([logits.flatten(), tokens.flatten().float()])

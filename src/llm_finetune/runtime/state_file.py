@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from llm_finetune.distributed.connection import parsed
+from llm_finetune.runtime.json_object import parsed
 
 LONGEST_BYTES = 1024 * 1024
 HIGHEST = 2**53  # of a count; beyond it no other reader of JSON tells two of them apart

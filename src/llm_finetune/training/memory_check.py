@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from llm_finetune.config import TrainSettings
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.memory import memory_limit
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.models.memory_estimate import MemoryNeed, training_need
-from llm_finetune.models.precision import Precision
 from llm_finetune.runtime.formatting import size
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from llm_finetune.data import Prepared, Split
 from llm_finetune.data.batches import StepShape
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.evaluation.perplexity import evaluate
-from llm_finetune.models.precision import Precision
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.rank_progress import part_done

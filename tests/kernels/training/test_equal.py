@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 from llm_finetune.errors import ModelError
 from llm_finetune.kernels.compile import NotCompiledError
+from llm_finetune.kernels.equivalence_check import on_trial
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.kernels.training import attention, bindings, output_head
 from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
 from llm_finetune.kernels.training.output_head import LabelHead
 from llm_finetune.models.adapters import ALL_LINEAR, LoraPlan, add_adapters
-from llm_finetune.models.equivalence_check import on_trial
-from llm_finetune.models.precision import Precision
-from llm_finetune.objectives.sft import IGNORED, label_log_probs
+from llm_finetune.objectives.sft import label_log_probs
 from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
 
 # Within one window, over a window, over a block of queries; and one of a single trained token.
@@ -45,7 +46,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     width = max(map(sum, LENGTHS))
     input_ids = torch.zeros(len(LENGTHS), width, dtype=torch.long)
-    position_ids, labels = input_ids.clone(), torch.full_like(input_ids, IGNORED)
+    position_ids, labels = input_ids.clone(), torch.full_like(input_ids, IGNORE_INDEX)
     for row, lengths in enumerate(LENGTHS):
         start = 0
         for length in lengths:
@@ -62,7 +63,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def made_fast(model: Any, switches: Switches | None = None, precision: Precision | None = None) -> Any:
     ask = partial(label_log_probs, model)
-    quicken(model, switches or Switches(), ask, ignored=IGNORED, precision=precision)
+    quicken(model, switches or Switches(), ask, ignored=IGNORE_INDEX, precision=precision)
     return model
 
 
@@ -138,7 +139,7 @@ def test_the_head_in_chunks(kept_bytes: int, passes: str, monkeypatch: pytest.Mo
     """Its weights' gradient from logits that were kept, and from those computed again."""
     monkeypatch.setattr(output_head, "CHUNK_BYTES", 0)
     monkeypatch.setattr(output_head, "KEPT_BYTES", kept_bytes)
-    assert int((rows()[2][:, 1:] != IGNORED).sum()) > 2 * 32  # what a chunk holds at least
+    assert int((rows()[2][:, 1:] != IGNORE_INDEX).sum()) > 2 * 32  # what a chunk holds at least
     fast = made_fast(tiny_model("llama"), Switches("off", "on", "off"))
     assert_equal(fast, tiny_model("llama"), 1e-5)
 
@@ -279,7 +280,9 @@ def test_a_batch_without_a_label_gives_none() -> None:
     model = with_adapter(made_fast(tiny_model("llama")))
     quicken_adapters(model, "on")
     empty = torch.zeros(1, 2, dtype=torch.long)
-    log_probs = label_log_probs(model, empty, torch.arange(2).unsqueeze(0), torch.full_like(empty, IGNORED))
+    log_probs = label_log_probs(
+        model, empty, torch.arange(2).unsqueeze(0), torch.full_like(empty, IGNORE_INDEX)
+    )
     assert log_probs.shape == (0,)
     log_probs.sum().backward()
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 
 from llm_finetune.errors import ModelError
+from llm_finetune.kernels.equivalence_check import on_trial
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.kernels.training import attention, layers, lora
 from llm_finetune.kernels.training.output_head import LabelHead
-from llm_finetune.models.equivalence_check import on_trial
-from llm_finetune.models.precision import Precision
 
 log = logging.getLogger(__name__)
 
