@@ -165,6 +165,7 @@ def _inherited() -> dict[str, str]:
 
 def _run(arguments: list[str], moment: Moment | None, environment: dict[str, str], said: Path) -> None:
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's word is for the tests themselves
     with said.open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +53,10 @@ def test_the_start_after_a_kill_says_that_there_was_one_and_whether_memory_was_s
     assert warm.run(options, IN_THE_OPTIMIZER_OF_STEP_6).code == -signal.SIGKILL
     assert sign.is_file()
     again = signalled(*warm.start(options, IN_THE_BACKWARD_PASS_OF_STEP_6), signal.SIGTERM)
-    assert f"{told}, last seen before the first step, with " in again.text
+    # It is seen every few seconds: on a busy machine between some of its steps too.
+    assert re.search(rf"{told}, last seen (before the first step|after step \d), with ", again.text), (
+        again.text
+    )
     assert "killed for memory" not in again.text
     assert not sign.exists(), "it has said why it ended"
     sign.write_text(json.dumps({"step": 7, "used_bytes": 9_000_000_000, "limit_bytes": 10_000_000_000}))
