@@ -243,7 +243,7 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
     "judging": [("llm_finetune.pipeline.pipeline", "judge")],
     "quantizing": [
         ("llm_finetune.models.safetensors_io:ShardWriter", "add"),
-        ("llm_finetune.quantization.quantize", "copy_companions"),
+        ("llm_finetune.quantization.quantize", "copy_auxiliary_files"),
         ("llm_finetune.quantization.quantize", "load_quantized"),
     ],
     "measuring": [
@@ -254,5 +254,5 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
         ("llm_finetune.pipeline.rank_zero_stages", "write_report"),
         ("llm_finetune.report.html", "load"),
     ],
-    "finishing": [("llm_finetune.pipeline.run_directory:RunFolder", "finish")],
+    "finishing": [("llm_finetune.pipeline.run_directory:RunDirectory", "finish")],
 }

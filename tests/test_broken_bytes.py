@@ -185,7 +185,7 @@ def test_any_bytes_for_run_json(tmp_path_factory: pytest.TempPathFactory, conten
     (folder / "run.json").write_bytes(content)
     deciding: dict[str, dict[str, Any]] = {"train": {"key": 1}, "evaluate": {"key": 1}}
     with right_or(OutputError, "run.json"):
-        found = run_directory.look_into(folder, deciding, folder, overwrite=True, fresh=False)
+        found = run_directory.inspect_run(folder, deciding, folder, overwrite=True, fresh=False)
         assert not found.continues
         found.begin({"deciding": deciding["train"]})
 
@@ -371,7 +371,7 @@ def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("adapter")
     plan = adapters.LoraPlan(rank=2, alpha=4, dropout=0, target_modules=("q_proj",), rslora=False, dora=False)
     model = adapters.add_adapters(loading.load_weights(model_folder, torch.float32, False), plan)
-    adapters.name_base(model, str(model_folder), None)
+    adapters.set_base_model(model, str(model_folder), None)
     save_weights(model, folder)
     return folder
 

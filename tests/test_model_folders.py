@@ -19,7 +19,7 @@ from fuzz import fuzz
 from llm_finetune.config import Settings, load
 from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 from llm_finetune.errors import ModelError
-from llm_finetune.kernels.training.optimize import Switches, quicken
+from llm_finetune.kernels.training.optimize import Switches, optimize_model
 from llm_finetune.models import loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
 from llm_finetune.models.resolve import fetch
@@ -74,7 +74,7 @@ def trained(asked: Settings, folder: Path) -> None:
     model: Any = loading.load_weights(folder, torch.float32, trust_remote_code=False)
     check_runs(model, config.get_text_config().vocab_size)
     check_isolation(model, config.get_text_config().vocab_size)
-    quicken(model, Switches(), partial(label_log_probs, model), ignored=IGNORE_INDEX)
+    optimize_model(model, Switches(), partial(label_log_probs, model), ignored=IGNORE_INDEX)
     ids = torch.arange(3, 15).view(1, -1)
     label_log_probs(model.train(), ids, torch.arange(12).view(1, -1), ids.clone()).sum().backward()
 

@@ -23,7 +23,7 @@ from llm_finetune.data import open_prepared, prepare  # noqa: E402
 from llm_finetune.data.prepared_dataset import IGNORE_INDEX  # noqa: E402
 from llm_finetune.evaluation.perplexity import evaluate  # noqa: E402
 from llm_finetune.kernels.precision import choose_precision  # noqa: E402
-from llm_finetune.kernels.training.optimize import Switches, quicken  # noqa: E402
+from llm_finetune.kernels.training.optimize import Switches, optimize_model  # noqa: E402
 from llm_finetune.models import loading  # noqa: E402
 from llm_finetune.objectives.sft import label_log_probs  # noqa: E402
 from llm_finetune.pipeline.prepare_data import plan  # noqa: E402
@@ -38,7 +38,7 @@ tokenizer = loading.load_tokenizer(folder / "model", False)
 rows = open_prepared(prepare(plan(settings), tokenizer, Path(tempfile.mkdtemp())))
 precision = choose_precision(bf16=True, trains_all_weights=False)
 model = loading.load_weights(folder / "model", precision.weights, trust_remote_code=False)
-quicken(model, Switches(), partial(label_log_probs, model), ignored=IGNORE_INDEX)
+optimize_model(model, Switches(), partial(label_log_probs, model), ignored=IGNORE_INDEX)
 
 with join("gloo", Ranks.from_environment(), 60) as group:
 

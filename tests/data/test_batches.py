@@ -7,12 +7,15 @@ from itertools import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune.data.batches import DealtBatches, StepShape, shape_of
+from llm_finetune.data.batches import DistributedBatchSampler, StepShape, shape_of
 
 
 def dealt(rows: int, shape: StepShape, seed: int, epoch: int, row: int, steps: int | None) -> list[list[int]]:
     """What the first steps from `row` on see, all ranks together."""
-    ranks = [DealtBatches(rows, shape.batch_size, rank, shape.ranks, seed) for rank in range(shape.ranks)]
+    ranks = [
+        DistributedBatchSampler(rows, shape.batch_size, rank, shape.ranks, seed)
+        for rank in range(shape.ranks)
+    ]
     for rank in ranks:
         rank.begin(epoch, row)
     turns = [list(chain(*batches)) for batches in zip(*ranks, strict=True)]

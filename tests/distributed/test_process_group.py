@@ -18,7 +18,7 @@ from loopback import Processes
 
 from llm_finetune.distributed import Group, Ranks, check_backend, join
 from llm_finetune.distributed.failure import Alarm, Failure
-from llm_finetune.distributed.peer_monitor import ADDRESS, Lifeline
+from llm_finetune.distributed.peer_monitor import ADDRESS, PeerMonitor
 from llm_finetune.distributed.store import Rendezvous
 from llm_finetune.errors import GroupError, SettingsError
 
@@ -110,7 +110,7 @@ def test_a_stranger_at_the_door_is_not_taken_for_a_rank(monkeypatch: pytest.Monk
     store, alarms = dist.HashStore(), (Alarm(), Alarm())
     ranks = Ranks(0, 2, 0, 2), Ranks(1, 2, 1, 2)
     meetings = [Rendezvous(store, *one) for one in zip(ranks, alarms, strict=True)]
-    first, second = (Lifeline(*one, grace_seconds=1000.0) for one in zip(ranks, alarms, strict=True))
+    first, second = (PeerMonitor(*one, grace_seconds=1000.0) for one in zip(ranks, alarms, strict=True))
     door = threading.Thread(target=first.tie, args=(meetings[0], 60.0))
     door.start()
     host, port, _ = meetings[1].await_value(ADDRESS, 60.0).split()

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.errors import DataError, UserError
-from llm_finetune.runtime.watchdog import end_now
+from llm_finetune.runtime.watchdog import force_exit
 
 LONG = 1000.0  # seconds that no test waits: a rank must leave for a better reason
 
@@ -135,7 +135,7 @@ def main(scenario: str) -> int:
         SCENARIOS[scenario](Ranks.from_environment())
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        end_now(error.exit_code)
+        force_exit(error.exit_code)
     return 0
 
 

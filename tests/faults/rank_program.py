@@ -17,7 +17,7 @@ from pathlib import Path
 from llm_finetune.distributed import Group, Ranks, join
 from llm_finetune.errors import DataError, UserError
 from llm_finetune.runtime import heartbeat, shutdown
-from llm_finetune.runtime.parent_death import tie_to_parent
+from llm_finetune.runtime.parent_death import exit_with_parent
 from llm_finetune.runtime.rank_progress import begin_loop, end_loop
 from llm_finetune.runtime.termination_message import say
 
@@ -26,8 +26,8 @@ STEP_SECONDS = 0.05
 
 
 def main() -> int:
-    shutdown.leave_when_told()
-    tie_to_parent()
+    shutdown.install_handlers()
+    exit_with_parent()
     settings = json.loads(Path(sys.argv[3]).read_text())["distributed"]
     ranks = Ranks.from_environment()
     out = Path(settings["train"]["outputDir"])
@@ -38,8 +38,8 @@ def main() -> int:
         with heartbeat.beating(ranks):
             with joined as group:
                 count(group, out)
-            if ranks.is_writer:
-                finish_alone(out)
+            if ranks.is_main_process:
+                run_rank_zero_stages(out)
     except UserError as error:
         say(error.problems)
         return error.exit_code
@@ -56,7 +56,7 @@ def count(group: Group, out: Path) -> None:
         fail(group.ranks.rank, step, out)
         (size,) = group.sum_([1.0])
         heartbeat.beat(step)
-        if group.ranks.is_writer:
+        if group.ranks.is_main_process:
             aside = out / ".progress"
             aside.write_text(json.dumps({"step": step, "size": size}))
             os.replace(aside, kept)
@@ -65,7 +65,7 @@ def count(group: Group, out: Path) -> None:
     end_loop()
 
 
-def finish_alone(out: Path) -> None:
+def run_rank_zero_stages(out: Path) -> None:
     """What rank 0 does by itself when the group is left; it lasts while the test wants it to."""
     print("alone", flush=True)
     while (out / "busy").exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 
-class Tally:
+class RestartState:
     """Counts by kind; printed at the end."""
 
     def __init__(self) -> None:
@@ -21,4 +21,4 @@ class Tally:
         return [f"faults: {kind}: {made} made, {resumed} resumed" for kind, made, resumed in [*rows, total]]
 
 
-TALLY = Tally()
+TALLY = RestartState()

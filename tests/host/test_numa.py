@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.host.numa import near_memory, nodes
+from llm_finetune.host.numa import bind_to_numa_node, nodes
 
 
 class Machine:
@@ -26,7 +26,7 @@ class Machine:
 
     def while_near(self, local_rank: int, local_size: int) -> set[int]:
         """The cores of a rank while it stays near its memory."""
-        with near_memory(local_rank, local_size, self.root):
+        with bind_to_numa_node(local_rank, local_size, self.root):
             return self.affinity
 
 

@@ -13,7 +13,7 @@ import pytest
 from llm_finetune.distributed import Ranks
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher import pod_heartbeats
-from llm_finetune.launcher.pod_heartbeats import Signs
+from llm_finetune.launcher.pod_heartbeats import PodHeartbeats
 from llm_finetune.runtime import heartbeat
 
 ONE = Ranks(0, 1, 0, 1)
@@ -27,7 +27,7 @@ def wait_for(file: Path) -> None:
 
 def test_a_rank_gives_signs_while_it_runs_and_the_launcher_takes_them_away(tmp_path: Path) -> None:
     file = tmp_path / "heartbeat-worker-1.json"
-    with Signs(tmp_path).of_ranks("worker-1"):
+    with PodHeartbeats(tmp_path).of_ranks("worker-1"):
         heartbeat.beat(7)
         with heartbeat.beating(ONE):
             wait_for(file)
@@ -46,7 +46,7 @@ def test_without_a_launcher_there_are_no_signs(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_sign_that_stays_says_whether_it_was_memory(tmp_path: Path) -> None:
-    killed = Signs(tmp_path)
+    killed = PodHeartbeats(tmp_path)
     assert killed.last("worker-1") == killed.left() == ""
     file = tmp_path / "heartbeat-worker-1.json"
     file.write_text(json.dumps(SHORT))
@@ -67,7 +67,7 @@ def test_another_job_that_has_fallen_silent_is_not_waited_for_twice(
     monkeypatch.setattr(pod_heartbeats, "SILENT_SECONDS", 0.5)
     for pod in ("job-worker-1", "earlier-worker-0"):
         (tmp_path / f"heartbeat-{pod}.json").write_text(json.dumps(SHORT))
-    Signs(tmp_path).await_other_job("job-worker-", 60.0)
+    PodHeartbeats(tmp_path).await_other_job("job-worker-", 60.0)
     assert [file.name for file in tmp_path.iterdir()] == ["heartbeat-job-worker-1.json"]
 
 
@@ -84,7 +84,7 @@ def test_another_job_that_goes_on_is_named(tmp_path: Path) -> None:
     living.start()
     try:
         with pytest.raises(GroupError, match="another job's, which still runs: earlier-worker-0"):
-            Signs(tmp_path).await_other_job("job-worker-", 2.0)
+            PodHeartbeats(tmp_path).await_other_job("job-worker-", 2.0)
     finally:
         over.set()
         living.join()

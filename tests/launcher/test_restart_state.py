@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_finetune.launcher.restart_state import Tally
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.launcher.restart_state import RestartState
+from llm_finetune.runtime.outcome import Outcome
 
-KILLED, ASKED = Ending(137, "killed"), Ending(143, "drained", asked=True)
+KILLED, ASKED = Outcome(137, "killed"), Outcome(143, "drained", asked=True)
 
 
 def test_failures_are_counted_over_lives_and_what_was_asked_for_is_none(tmp_path: Path) -> None:
     file = tmp_path / "rounds.json"
-    first = Tally(file, "job", 3)
+    first = RestartState(file, "job", 3)
     assert not first.is_unfinished
     assert first.begin() == 1
     assert first.count(KILLED) == 1
-    second = Tally(file, "job", 3)
+    second = RestartState(file, "job", 3)
     assert not second.is_unfinished
     assert second.begin() == 2
     assert second.count(ASKED) == 1
     assert second.begin() == 3
-    third = Tally(file, "job", 3)
+    third = RestartState(file, "job", 3)
     assert third.is_unfinished  # nobody counted how that one ended
     assert third.number == 3
     assert third.count(KILLED) == 2
@@ -34,14 +34,14 @@ def test_failures_are_counted_over_lives_and_what_was_asked_for_is_none(tmp_path
 
 def test_a_job_that_is_over_or_another_one_begins_anew_and_keeps_the_logs_apart(tmp_path: Path) -> None:
     file = tmp_path / "rounds.json"
-    first = Tally(file, "job", 3)
+    first = RestartState(file, "job", 3)
     first.begin()
     first.count(KILLED)
     first.finish()
-    again = Tally(file, "job", 3)
+    again = RestartState(file, "job", 3)
     assert (again.number, again.failures, again.is_unfinished) == (0, 0, False)
     assert again.begin() == 2
-    other = Tally(file, "another", 3)
+    other = RestartState(file, "another", 3)
     assert (other.number, other.failures, other.is_unfinished) == (0, 0, False)
     assert other.begin() == 3
 
@@ -59,6 +59,6 @@ def test_a_broken_count_does_not_keep_a_job_from_going_on(
 ) -> None:
     file = tmp_path_factory.mktemp("volume") / "rounds.json"
     file.write_bytes(content)
-    first = Tally(file, "job", 3)
+    first = RestartState(file, "job", 3)
     number = first.begin()
-    assert Tally(file, "job", 3).begin() == number + 1
+    assert RestartState(file, "job", 3).begin() == number + 1

@@ -21,17 +21,17 @@ from llm_finetune.distributed import handshake, job_secret, listener
 from llm_finetune.distributed.connection import Line
 from llm_finetune.distributed.failure import Failure
 from llm_finetune.distributed.handshake import UnprovenError, welcome
-from llm_finetune.distributed.listener import MOST_WAITING, Door
+from llm_finetune.distributed.listener import MOST_WAITING, Listener
 from llm_finetune.errors import GroupError
-from llm_finetune.launcher.coordinator_client import Member, StopError, understood
-from llm_finetune.launcher.coordinator_server import Reception
+from llm_finetune.launcher.coordinator_client import CoordinatorClient, StopError, understood
+from llm_finetune.launcher.coordinator_server import CoordinatorServer
 from llm_finetune.launcher.file_integrity import _CHECKS, missing_end
-from llm_finetune.launcher.pod_heartbeats import Signs
-from llm_finetune.launcher.restart_state import Tally
+from llm_finetune.launcher.pod_heartbeats import PodHeartbeats
+from llm_finetune.launcher.restart_state import RestartState
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.json_object import parsed
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 from llm_finetune.runtime.rank_progress import Progress
 
 HELLO = b'{"hello": {"name": "job-worker-1", "settings": "D"}}\n'
@@ -75,7 +75,7 @@ def calling(port: int) -> socket.socket:
 def test_strangers_are_turned_away_and_a_worker_behind_them_is_heard(
     port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    workers = Reception(port, "D")
+    workers = CoordinatorServer(port, "D")
     for said in STRANGE:
         with calling(port) as stranger, suppress(ConnectionError):  # hung up on in the middle of it
             stranger.sendall(said)
@@ -108,7 +108,7 @@ def test_no_more_files_is_no_end_of_the_door(monkeypatch: pytest.MonkeyPatch) ->
     server.bind(("127.0.0.1", 0))
     server.listen()
     came = threading.Event()
-    entrance = Door(server, "test", lambda hello, line: came.set())
+    entrance = Listener(server, "test", lambda hello, line: came.set())
     with calling(server.getsockname()[1]) as worker:
         worker.sendall(HELLO)
         assert came.wait(20)
@@ -116,7 +116,7 @@ def test_no_more_files_is_no_end_of_the_door(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_worker_says_nothing_that_a_worker_does_not_say(port: int) -> None:
-    workers = Reception(port, "D")
+    workers = CoordinatorServer(port, "D")
     with calling(port) as worker:
         worker.sendall(HELLO + b'{"ended": {"exit_code": "x", "message": [], "asked": 1}}\n')
         came, left = workers.next(20), workers.next(20)
@@ -129,11 +129,11 @@ def test_a_worker_says_nothing_that_a_worker_does_not_say(port: int) -> None:
 
 @pytest.mark.usefixtures("job_has_a_secret")
 def test_where_the_job_has_a_secret_only_who_knows_it_is_heard(port: int) -> None:
-    workers = Reception(port, "D")
+    workers = CoordinatorServer(port, "D")
     with calling(port) as stranger:
         stranger.sendall(HELLO)
         assert stranger.recv(1000) == b""
-    member = Member("job-worker-1", ("127.0.0.1", port), "D", 20)
+    member = CoordinatorClient("job-worker-1", ("127.0.0.1", port), "D", 20)
     told: list[object] = []
     waiting = threading.Thread(target=lambda: told.append(member.next()))
     waiting.start()
@@ -159,7 +159,7 @@ def test_who_answers_in_the_leaders_place_is_not_followed(monkeypatch: pytest.Mo
 
     threading.Thread(target=lie, daemon=True).start()
     with pytest.raises(GroupError, match="does not prove that it knows this job's secret"):
-        Member("job-worker-1", ("127.0.0.1", port), "D", 0.5).next()
+        CoordinatorClient("job-worker-1", ("127.0.0.1", port), "D", 0.5).next()
     server.shutdown(socket.SHUT_RDWR)
     server.close()
 
@@ -169,7 +169,7 @@ def test_a_leader_that_stands_still_is_not_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr("llm_finetune.launcher.coordinator_client.PULSE_SECONDS", 0.1)
     stands_still = pytest.raises(GroupError, match=r"stands still: it said nothing for 0\.3")
     with socket.create_server(("127.0.0.1", port)), stands_still:
-        Member("job-worker-1", ("127.0.0.1", port), "D", 0.5, stall_seconds=0.01).next()
+        CoordinatorClient("job-worker-1", ("127.0.0.1", port), "D", 0.5, stall_seconds=0.01).next()
 
 
 # --- Any bytes ---------------------------------------------------------------------------------------
@@ -199,11 +199,11 @@ def test_any_line_is_understood_or_passed_over(content: bytes) -> None:
     said = parsed(content.decode(errors="replace"))
     assert isinstance(said, dict)
     for word in (said, *said.values()):
-        for kind in (Ending, Round, Failure, Progress):
+        for kind in (Outcome, Round, Failure, Progress):
             found = kind.from_word(word)  # type: ignore[attr-defined]
             assert found is None or isinstance(found, kind)
     word = understood(content.decode(errors="replace"))
-    assert word is None or isinstance(word, Round | Ending | StopError)
+    assert word is None or isinstance(word, Round | Outcome | StopError)
 
 
 @given(content=CONTENT)
@@ -237,7 +237,7 @@ def test_any_file_of_state_is_read_or_passed_over(tmp_path: Path, content: bytes
     (tmp_path / "heartbeat-pod-1.json").write_bytes(content)
     (tmp_path / "rounds.json").write_bytes(content)
     assert isinstance(str(heartbeat.read(tmp_path / "heartbeat-pod-1.json")), str)
-    assert isinstance(Signs(tmp_path).left(), str)
-    tally = Tally(tmp_path / "rounds.json", "job", 3)
+    assert isinstance(PodHeartbeats(tmp_path).left(), str)
+    tally = RestartState(tmp_path / "rounds.json", "job", 3)
     assert tally.begin() > 0
     assert tally.failures >= 0

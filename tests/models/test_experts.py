@@ -12,7 +12,7 @@ import torch
 from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
 from llm_finetune.models import experts, loading
-from llm_finetune.models.adapters import LoraPlan, add_adapters, name_base
+from llm_finetune.models.adapters import LoraPlan, add_adapters, set_base_model
 from llm_finetune.models.merging import TunedModel
 from llm_finetune.models.model_directory import with_adapter
 from llm_finetune.models.saving import save_weights
@@ -89,7 +89,7 @@ def test_what_is_trained_is_merged(
     for weight in tuned.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.2)
-    name_base(tuned, str(tmp_path / "base"), None)
+    set_base_model(tuned, str(tmp_path / "base"), None)
     save_weights(tuned, tmp_path / "adapter")
     with torch.no_grad():
         expected = tuned(input_ids=IDS).logits
@@ -116,7 +116,7 @@ def test_what_the_files_hold_as_one_is_told_and_answers_beside_the_base(tmp_path
     for weight in tuned.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.2)
-    name_base(tuned, str(tmp_path / "base"), None)
+    set_base_model(tuned, str(tmp_path / "base"), None)
     save_weights(tuned, tmp_path / "adapter")
     with torch.no_grad():
         expected = tuned(input_ids=IDS).logits

@@ -93,8 +93,8 @@ from llm_finetune.storage import errors
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 hub_download.SECONDS_BETWEEN_LINES = 0.3
-shutdown.SECONDS_TO_LEAVE = 0.5
-shutdown.leave_when_told()
+shutdown.SECONDS_TO_EXIT = 0.5
+shutdown.install_handlers()
 free = int(sys.argv[1])
 errors.free_bytes = lambda path: free
 try:

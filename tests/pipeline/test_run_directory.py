@@ -10,13 +10,13 @@ import pytest
 
 from llm_finetune.config import load
 from llm_finetune.pipeline import fingerprint
-from llm_finetune.pipeline.run_directory import RunFolder, look_into
+from llm_finetune.pipeline.run_directory import RunDirectory, inspect_run
 from llm_finetune.storage import results
 
 OPTIONS = ["distributed.doQuantize=true"]
 
 
-def stages(*changes: str) -> dict[str, fingerprint.Deciding]:
+def stages(*changes: str) -> dict[str, fingerprint.StageInputs]:
     values = load([], set_values=[*OPTIONS, *changes]).settings.to_values()
     return fingerprint.of_stages(values, "model", "records", "validation")
 
@@ -35,14 +35,14 @@ def finished(path: Path, *, without: str = "", beside: dict[str, Any] | None = N
     results.write_result(path / results.TRAIN, figures)
     results.write_result(path / results.HISTORY, [])
     results.write_result(path / results.ALL, {})
-    folder = RunFolder(path, continues=True)
+    folder = RunDirectory(path, continues=True)
     results.write_result(path / results.RUN, {"deciding": old["train"], "stages": {}})
     for stage in ("train", "evaluate"):
         folder.finish(stage, old[stage])
 
 
-def look(path: Path, deciding: dict[str, fingerprint.Deciding]) -> RunFolder:
-    return look_into(path, deciding, path / "quantized", overwrite=True, fresh=False)
+def look(path: Path, deciding: dict[str, fingerprint.StageInputs]) -> RunDirectory:
+    return inspect_run(path, deciding, path / "quantized", overwrite=True, fresh=False)
 
 
 @pytest.mark.parametrize("key", sorted(key for key in stages()["evaluate"] if not key.endswith(")")))

@@ -14,7 +14,7 @@ import transformers
 
 from llm_finetune.config import QuantizeSettings, load
 from llm_finetune.export.merge import merge
-from llm_finetune.models.adapters import LoraPlan, add_adapters, name_base
+from llm_finetune.models.adapters import LoraPlan, add_adapters, set_base_model
 from llm_finetune.models.merging import TunedModel, find_tuned
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.models.saving import save_weights
@@ -162,7 +162,7 @@ def test_what_an_adapter_trained_of_experts_is_quantized_as_the_merged_model_is(
     for weight in tuned.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.2)
-    name_base(tuned, str(tmp_path / "base"), None)
+    set_base_model(tuned, str(tmp_path / "base"), None)
     save_weights(tuned, tmp_path / "adapter")
     merge(tmp_path / "adapter", tmp_path / "merged")
     found = []

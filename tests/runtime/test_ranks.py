@@ -18,13 +18,13 @@ WHOLE = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": 
 def test_without_torchrun_there_is_one_process() -> None:
     ranks = Ranks.from_environment({"LOCAL_RANK": "0", "PATH": "/bin"})
     assert ranks == Ranks(0, 1, 0, 1)
-    assert ranks.is_writer
+    assert ranks.is_main_process
 
 
 def test_under_torchrun_its_word_counts() -> None:
     ranks = Ranks.from_environment(WHOLE)
     assert ranks == Ranks(3, 4, 1, 2)
-    assert not ranks.is_writer
+    assert not ranks.is_main_process
 
 
 @pytest.mark.parametrize(

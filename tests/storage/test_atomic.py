@@ -18,7 +18,7 @@ from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.pipeline.run_directory import mend
 from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic
-from llm_finetune.storage.atomic_directory import check_replaceable, whole_folder
+from llm_finetune.storage.atomic_directory import atomic_directory, check_replaceable
 from llm_finetune.storage.directory_lock import locked
 from llm_finetune.storage.results import write_json, write_page
 
@@ -26,7 +26,7 @@ KIND = "quantization.json"
 
 
 def write(folder: Path, content: str) -> None:
-    with whole_folder(folder, 10, KIND) as aside:
+    with atomic_directory(folder, 10, KIND) as aside:
         for name in (KIND, "model.safetensors"):
             (aside / name).write_text(content)
 
@@ -44,7 +44,7 @@ def test_of_two_at_once_the_second_is_refused_and_no_mixture_appears(tmp_path: P
         except GroupError as error:
             refusals.append(error)
 
-    with whole_folder(folder, 10, KIND) as aside:
+    with atomic_directory(folder, 10, KIND) as aside:
         (aside / "model.safetensors").write_text("first")
         other = threading.Thread(target=second)
         other.start()
@@ -79,7 +79,7 @@ def test_whenever_it_is_killed_the_folder_is_the_old_one_or_the_new_one_once_it_
         write(folder, "new")
         os._exit(0)
     os.waitpid(child, 0)
-    with pytest.raises(OutputError, match="empty or not there yet"), whole_folder(folder, 10):
+    with pytest.raises(OutputError, match="empty or not there yet"), atomic_directory(folder, 10):
         pass
     assert held(folder) in ({KIND: word, "model.safetensors": word} for word in ("old", "new"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -91,7 +91,7 @@ def written_by_a_run(out: Path) -> None:
         write_page(out / "report.html", "")
         with written_whole(out, 1, 1, 1) as aside:
             (aside / "model.safetensors").write_text("weights")
-        with heartbeat.beating_in(out):
+        with heartbeat.heartbeat_writer(out):
             pass
         write(out / "quantized", "codes")
 

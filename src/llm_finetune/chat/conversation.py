@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llm_finetune.data.inference_prompts import Asking
-from llm_finetune.data.records import BadRowError, Instruction, Messages, Record, Text, Turn
+from llm_finetune.data.records import Instruction, InvalidRecordError, Messages, Record, Text, Turn
 from llm_finetune.errors import DataError, OutputError
 
 
@@ -46,7 +46,7 @@ class Conversation:
             earlier = self.exchanges[left_out:together]
             try:
                 ids = self.asking.ids(self._record([*earlier, (question, "")]))
-            except BadRowError as error:
+            except InvalidRecordError as error:
                 raise DataError(str(error)) from error
             if len(ids) <= room:
                 return ids, left_out

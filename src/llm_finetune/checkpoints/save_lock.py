@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 
-class Keeper:
+class SaveLock:
     """The lock between the training and whoever has to keep its last finished step.
 
     Args:

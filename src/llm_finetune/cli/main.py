@@ -181,10 +181,10 @@ def main() -> None:
 
 def _leave(exit_code: int) -> NoReturn:
     from llm_finetune.distributed import launched
-    from llm_finetune.runtime.watchdog import end_now
+    from llm_finetune.runtime.watchdog import force_exit
 
     if launched():
-        end_now(exit_code)
+        force_exit(exit_code)
     sys.exit(exit_code)
 
 

@@ -56,7 +56,7 @@ class RowDataset(Dataset[Row]):
         return self.split[index]
 
 
-class DealtBatches(Sampler[list[int]]):
+class DistributedBatchSampler(Sampler[list[int]]):
     """Deals an epoch's batches to the ranks in turn: batch k of the epoch goes to rank k modulo size.
 
     The order of rows depends on seed and epoch alone, so two ranks see in one step what one rank sees in two,
@@ -106,7 +106,7 @@ def deal(
     split: Split, batch_size: int, ranks: _RankAndSize, pad_id: int, shuffle_seed: int | None
 ) -> DataLoader[Row]:
     """A loader of this rank's batches; each is what `collate` returns."""
-    batches = DealtBatches(len(split), batch_size, ranks.rank, ranks.size, shuffle_seed)
+    batches = DistributedBatchSampler(len(split), batch_size, ranks.rank, ranks.size, shuffle_seed)
     return DataLoader(RowDataset(split), batch_sampler=batches, collate_fn=lambda rows: collate(rows, pad_id))
 
 

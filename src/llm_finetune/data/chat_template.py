@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, with_empty_answer
-from llm_finetune.data.records import BadRowError, Instruction, Record, Text, Turn
+from llm_finetune.data.records import Instruction, InvalidRecordError, Record, Text, Turn
 from llm_finetune.data.template_sandbox import ChatTemplate, Request, StoppedError
 from llm_finetune.errors import ModelError
 
@@ -33,7 +33,7 @@ class ChatPrompt:
         self._template = ChatTemplate(tokenizer)
         self._takes_system = self._renders_system()
 
-    def render(self, records: Sequence[Record]) -> list[Written | BadRowError]:
+    def render(self, records: Sequence[Record]) -> list[Written | InvalidRecordError]:
         conversations = [self._turns(record) for record in records]
         requests = [request for turns in conversations for request in self._requests(turns)]
         texts = iter(self._template.render(requests))
@@ -52,16 +52,18 @@ class ChatPrompt:
         places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
         return places[-1:] if self._mask_history else places
 
-    def _written(self, turns: Sequence[Turn], texts: Iterator[str | BadRowError]) -> Written | BadRowError:
+    def _written(
+        self, turns: Sequence[Turn], texts: Iterator[str | InvalidRecordError]
+    ) -> Written | InvalidRecordError:
         answers: list[_Answer] = []
-        problem: BadRowError | None = None
+        problem: InvalidRecordError | None = None
         for place in self._answers(turns):
             prompt, answered = next(texts), next(texts)
             try:
                 answers.append(self._answer(turns[: place + 1], _right(prompt), _right(answered)))
             except StoppedError:
                 raise
-            except BadRowError as error:
+            except InvalidRecordError as error:
                 problem = problem or error
         if problem:
             return problem
@@ -72,7 +74,7 @@ class ChatPrompt:
         """What follows a prompt where its answer is there.
 
         Raises:
-            BadRowError: that is not the answer of the record.
+            InvalidRecordError: that is not the answer of the record.
         """
         said = turns[-1].content
         if answered.startswith(prompt):
@@ -81,7 +83,7 @@ class ChatPrompt:
             mark = f"~{secrets.randbelow(10**18):018d}~"
             before, found, _ = self._one([*turns[:-1], Turn("assistant", mark)], False).partition(mark)
             if not found or not answered.startswith(before):
-                raise BadRowError(_left_out(said, answered[-40:]))
+                raise InvalidRecordError(_left_out(said, answered[-40:]))
             text, whole = answered[len(before) :], ""
         return _Answer(prompt, text, whole, _check_answer(said, text.replace(self._eos, "")))
 
@@ -128,7 +130,7 @@ class ChatPrompt:
             return "be brief" in self._one(probe, True)
         except StoppedError as error:
             raise ModelError(f"{error}: it cannot be used. Set promptFormat to sections.") from error
-        except BadRowError:
+        except InvalidRecordError:
             return False
 
 
@@ -148,8 +150,8 @@ class _Answer(NamedTuple):
     lost_thoughts: bool
 
 
-def _right(text: str | BadRowError) -> str:
-    if isinstance(text, BadRowError):
+def _right(text: str | InvalidRecordError) -> str:
+    if isinstance(text, InvalidRecordError):
         raise text
     return text
 
@@ -164,7 +166,7 @@ def _check_answer(said: str, text: str) -> bool:
     """Whether the text has the record's answer, but for white space, without its thoughts.
 
     Raises:
-        BadRowError: it has not even that.
+        InvalidRecordError: it has not even that.
     """
     if said.strip() in text:
         return False
@@ -175,7 +177,7 @@ def _check_answer(said: str, text: str) -> bool:
         answer = _squeezed(said.rpartition(end)[2])
         if end in said and answer and answer in squeezed:
             return True
-    raise BadRowError(_left_out(said, text))
+    raise InvalidRecordError(_left_out(said, text))
 
 
 def _squeezed(text: str) -> str:

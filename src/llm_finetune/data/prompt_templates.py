@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from llm_finetune.data.chat_template import ChatPrompt
 from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, with_empty_answer
-from llm_finetune.data.records import BadRowError, DataType, Instruction, Record, Text, Turn
+from llm_finetune.data.records import DataType, Instruction, InvalidRecordError, Record, Text, Turn
 from llm_finetune.errors import ModelError
 
 PromptFormat = Literal["auto", "sections", "chat"]
@@ -23,7 +23,7 @@ class Prompt(Protocol):
 
     writes_special_tokens: bool
 
-    def render(self, records: Sequence[Record]) -> list[Written | BadRowError]:
+    def render(self, records: Sequence[Record]) -> list[Written | InvalidRecordError]:
         """Each record as it is trained on, or why it cannot be written in this way.
 
         Raises:
@@ -38,7 +38,7 @@ class Prompt(Protocol):
                 user; or a text to go on with.
 
         Raises:
-            BadRowError: as for `render`.
+            InvalidRecordError: as for `render`.
         """
 
 
@@ -105,7 +105,7 @@ class PlainText:
     def __init__(self, eos: str) -> None:
         self._eos = eos
 
-    def render(self, records: Sequence[Record]) -> list[Written | BadRowError]:
+    def render(self, records: Sequence[Record]) -> list[Written | InvalidRecordError]:
         return [Written([[Piece(self.ask(record) + self._eos, True)]]) for record in records]
 
     def ask(self, record: Record) -> str:
@@ -123,7 +123,7 @@ class SectionsPrompt:
         self._eos = eos
         self._mask_history = mask_history
 
-    def render(self, records: Sequence[Record]) -> list[Written | BadRowError]:
+    def render(self, records: Sequence[Record]) -> list[Written | InvalidRecordError]:
         return [Written([self._pieces(record)]) for record in records]
 
     def ask(self, record: Record) -> str:

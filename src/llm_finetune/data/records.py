@@ -95,7 +95,7 @@ class Schema:
     has_instruction: bool
 
 
-class BadRowError(Exception):
+class InvalidRecordError(Exception):
     """A row that is no record: which column, what was found, what was expected."""
 
 
@@ -138,13 +138,13 @@ def read_record(row: Any, schema: Schema) -> Record:
     """Check one row.
 
     Raises:
-        BadRowError: it is not what the schema says.
+        InvalidRecordError: it is not what the schema says.
     """
     if not isinstance(row, Mapping):
-        raise BadRowError(f"the row is {_shown(row)}; expected an object with named columns")
+        raise InvalidRecordError(f"the row is {_shown(row)}; expected an object with named columns")
     record = _record(row, schema)
     if (size := size_of(record)) > RECORD_CHARACTERS:
-        raise BadRowError(
+        raise InvalidRecordError(
             f"the record has {size:,} characters; expected {RECORD_CHARACTERS:,} at most: divide it"
         )
     return record
@@ -162,11 +162,11 @@ def _record(row: Mapping[str, Any], schema: Schema) -> Record:
 def _instruction(row: Mapping[str, Any], schema: Schema) -> Instruction:
     columns = schema.columns
     if schema.has_instruction and columns.instruction not in row:
-        raise BadRowError(_absent(row, columns.instruction))
+        raise InvalidRecordError(_absent(row, columns.instruction))
     instruction = _optional(row, columns.instruction)
     context = _optional(row, columns.input)
     if not instruction.strip() and not context.strip():
-        raise BadRowError(
+        raise InvalidRecordError(
             f"columns {columns.instruction!r} and {columns.input!r} are empty; expected a question"
         )
     return Instruction(instruction, context, _filled(row, columns.output, "an answer"))
@@ -174,50 +174,58 @@ def _instruction(row: Mapping[str, Any], schema: Schema) -> Instruction:
 
 def _messages(row: Mapping[str, Any], column: str) -> Messages:
     if column not in row:
-        raise BadRowError(_absent(row, column))
+        raise InvalidRecordError(_absent(row, column))
     turns = row[column]
     if not isinstance(turns, list) or not turns:
-        raise BadRowError(f"column {column!r} is {_shown(turns)}; expected a list of {{role, content}}")
+        raise InvalidRecordError(
+            f"column {column!r} is {_shown(turns)}; expected a list of {{role, content}}"
+        )
     conversation = Messages(tuple(_turn(turn, f"{column}[{i}]") for i, turn in enumerate(turns)))
     roles = [turn.role for turn in conversation.turns]
     if "assistant" not in roles:
-        raise BadRowError(f"column {column!r} has no assistant turn; expected at least one, to train on")
+        raise InvalidRecordError(
+            f"column {column!r} has no assistant turn; expected at least one, to train on"
+        )
     if size_of(conversation) * roles.count("assistant") > CONVERSATION_CHARACTERS:
-        raise BadRowError(
+        raise InvalidRecordError(
             f"column {column!r} has {roles.count('assistant'):,} answers in {size_of(conversation):,} "
             "characters, and each is read with all before it: divide the conversation"
         )
     if "system" in roles[1:]:
-        raise BadRowError(f"column {column!r} has a system turn behind others; expected it first")
+        raise InvalidRecordError(f"column {column!r} has a system turn behind others; expected it first")
     if roles[roles[0] == "system"] != "user":
-        raise BadRowError(f"column {column!r} begins with the assistant; expected the user's turn first")
+        raise InvalidRecordError(
+            f"column {column!r} begins with the assistant; expected the user's turn first"
+        )
     return conversation
 
 
 def _turn(turn: Any, where: str) -> Turn:
     if not isinstance(turn, Mapping):
-        raise BadRowError(f"{where} is {_shown(turn)}; expected an object {{role, content}}")
+        raise InvalidRecordError(f"{where} is {_shown(turn)}; expected an object {{role, content}}")
     role = turn.get("role")
     if role == "tool" or turn.get("tool_calls"):
-        raise BadRowError(f"{where} uses a tool; expected {', '.join(ROLES)} alone: leave such records out")
+        raise InvalidRecordError(
+            f"{where} uses a tool; expected {', '.join(ROLES)} alone: leave such records out"
+        )
     if role not in ROLES:
-        raise BadRowError(f"{where}: the role is {_shown(role)}; expected one of {', '.join(ROLES)}")
+        raise InvalidRecordError(f"{where}: the role is {_shown(role)}; expected one of {', '.join(ROLES)}")
     if "content" not in turn:
-        raise BadRowError(f"{where}: {_absent(turn, 'content')}")
+        raise InvalidRecordError(f"{where}: {_absent(turn, 'content')}")
     try:
         if role == "assistant":
             return Turn(role, _filled(turn, "content", "an answer"))
         return Turn(role, _optional(turn, "content"))
-    except BadRowError as problem:
-        raise BadRowError(f"{where}: {problem}") from None
+    except InvalidRecordError as problem:
+        raise InvalidRecordError(f"{where}: {problem}") from None
 
 
 def _filled(row: Mapping[str, Any], column: str, meaning: str) -> str:
     if column not in row:
-        raise BadRowError(_absent(row, column))
+        raise InvalidRecordError(_absent(row, column))
     text = _optional(row, column)
     if not text.strip():
-        raise BadRowError(f"column {column!r} is empty; expected {meaning}")
+        raise InvalidRecordError(f"column {column!r} is empty; expected {meaning}")
     return text
 
 
@@ -226,12 +234,14 @@ def _optional(row: Mapping[str, Any], column: str) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise BadRowError(f"column {column!r} is {_shown(text)}; expected text")
+        raise InvalidRecordError(f"column {column!r} is {_shown(text)}; expected text")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise BadRowError(f"column {column!r} {_not_text(text[error.start], error.start)}") from None
+            raise InvalidRecordError(
+                f"column {column!r} {_not_text(text[error.start], error.start)}"
+            ) from None
     return text
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from llm_finetune.data.records import BadRowError, Instruction, Messages, Record, Text, Turn
+from llm_finetune.data.records import Instruction, InvalidRecordError, Messages, Record, Text, Turn
 
 
 class ControlWords:
@@ -114,10 +114,10 @@ class _Reader:
         """The tokens, those of the model's own vocabulary.
 
         Raises:
-            BadRowError: the tokenizer knows no other way to read such a word.
+            InvalidRecordError: the tokenizer knows no other way to read such a word.
         """
         if found := self._words.keys() & set(encoding.ids):
-            raise BadRowError(
+            raise InvalidRecordError(
                 f"the text holds {self._words[min(found)]!r}, which this tokenizer can only read as a control"
                 " token; take it out"
             )

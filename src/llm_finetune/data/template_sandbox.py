@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.data.records import BadRowError, Turn
+from llm_finetune.data.records import InvalidRecordError, Turn
 
 Request = tuple[Sequence[Turn], bool]
 Apply = Callable[[list[dict[str, str]], bool], str]
@@ -34,7 +34,7 @@ _TOO_MUCH = f"takes more than {MEMORY_BYTES >> 30} GB of memory for one conversa
 _TOO_LONG = f"makes more than {CHARACTERS:,} characters of one conversation"
 
 
-class StoppedError(BadRowError):
+class StoppedError(InvalidRecordError):
     """The template had to be stopped; it would have to be for most other rows, too."""
 
 
@@ -56,7 +56,7 @@ class ChatTemplate:
         self._apply = apply
         self._process: _Process | None = None
 
-    def render(self, requests: Sequence[Request]) -> list[str | BadRowError]:
+    def render(self, requests: Sequence[Request]) -> list[str | InvalidRecordError]:
         """What the template writes for each, or why it refuses.
 
         Args:
@@ -65,7 +65,7 @@ class ChatTemplate:
         Raises:
             StoppedError: one of them took too much.
         """
-        rendered: list[str | BadRowError] = []
+        rendered: list[str | InvalidRecordError] = []
         for chunk in _chunks(requests):
             if self._process is None:
                 self._process = _Process(self._apply)
@@ -91,8 +91,8 @@ class _Process:
         theirs.close()
         self._end = weakref.finalize(self, _end, os.getpid(), self._id, self._pipe)
 
-    def render(self, requests: Sequence[Request]) -> list[str | BadRowError]:
-        rendered: list[str | BadRowError] = []
+    def render(self, requests: Sequence[Request]) -> list[str | InvalidRecordError]:
+        rendered: list[str | InvalidRecordError] = []
         content = [
             ([{"role": role, "content": text} for role, text in turns], ask) for turns, ask in requests
         ]
@@ -136,12 +136,12 @@ def _chunks(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         yield requests[start:]
 
 
-def _answer(message: bytes) -> str | BadRowError:
+def _answer(message: bytes) -> str | InvalidRecordError:
     kind, text = message[:1], message[1:].decode()
     if kind == _WRITTEN:
         return text
     if kind == _REFUSED:
-        return BadRowError(_told(text))
+        return InvalidRecordError(_told(text))
     raise StoppedError(_told(text))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_finetune.data.prompt_segments import Piece
-from llm_finetune.data.records import BadRowError
+from llm_finetune.data.records import InvalidRecordError
 from llm_finetune.data.special_tokens import ControlWords
 from llm_finetune.errors import ModelError
 
@@ -61,7 +61,7 @@ class Encoder:
 
     def encode(
         self, prompts: Iterable[tuple[K, list[Piece]]], specials_written: bool
-    ) -> Iterator[tuple[K, TokenSequence | BadRowError]]:
+    ) -> Iterator[tuple[K, TokenSequence | InvalidRecordError]]:
         """Tokenize each prompt as a whole, just as it will be when the model is asked.
 
         Args:
@@ -85,7 +85,7 @@ class Encoder:
         """The tokens of a prompt whose answer is still to come: those of `encode` up to the answer.
 
         Raises:
-            BadRowError: it holds a control word that the tokenizer cannot read as text.
+            InvalidRecordError: it holds a control word that the tokenizer cannot read as text.
         """
         ids: list[int]
         if self.control_words.are_in(text):
@@ -97,16 +97,16 @@ class Encoder:
 
     def _marked(
         self, batch: list[tuple[K, list[Piece]]], encoded: Future[list[Any]], first: list[int]
-    ) -> Iterator[tuple[K, TokenSequence | BadRowError]]:
+    ) -> Iterator[tuple[K, TokenSequence | InvalidRecordError]]:
         # Numbers of the whole batch in three lists, turned into arrays at once: the records are views.
         ids: list[int] = []
         counts: list[int] = []
         flags: list[bool] = []
-        ends: list[int | BadRowError] = []
+        ends: list[int | InvalidRecordError] = []
         for (_, prompt), encoding in zip(batch, encoded.result(), strict=True):
             try:
                 record_ids, borders = self._tokens(prompt, encoding)
-            except BadRowError as problem:
+            except InvalidRecordError as problem:
                 ends.append(problem)
                 continue
             ids += first
@@ -117,7 +117,7 @@ class Encoder:
         input_ids, trained = np.array(ids, np.int32), np.repeat(flags, counts)
         start = 0
         for (key, _), end in zip(batch, ends, strict=True):
-            if isinstance(end, BadRowError):
+            if isinstance(end, InvalidRecordError):
                 yield key, end
                 continue
             yield key, TokenSequence(input_ids[start:end], trained[start:end])

@@ -11,7 +11,7 @@ import numpy as np
 from llm_finetune.data import prompt_segments, truncation
 from llm_finetune.data.prompt_segments import Openings, Piece
 from llm_finetune.data.prompt_templates import prompt_of
-from llm_finetune.data.records import BadRowError, Origin, Record, size_of
+from llm_finetune.data.records import InvalidRecordError, Origin, Record, size_of
 from llm_finetune.data.resolved_spec import Recipe
 from llm_finetune.data.sources.iterate import Files, Problems, where
 from llm_finetune.data.template_sandbox import StoppedError
@@ -84,7 +84,7 @@ class Sequencer:
         recipe = self._recipe
         prompts = self._written(records, files, problems)
         for (place, marks), sequence in self._encoder.encode(prompts, self._prompt.writes_special_tokens):
-            if isinstance(sequence, BadRowError):
+            if isinstance(sequence, InvalidRecordError):
                 problems.add(f"{where(files, place[0])}: {sequence}")
                 continue
             length = len(sequence.input_ids)
@@ -112,7 +112,7 @@ class Sequencer:
                 places, [new or old for new, old in zip(escaped, plain, strict=True)], files
             )
             for place, changed, written in zip(places, escaped, rendered, strict=True):
-                if isinstance(written, BadRowError):
+                if isinstance(written, InvalidRecordError):
                     problems.add(self._told(place, written, files))
                     continue
                 count, held = len(written.prompts), changed is not None
@@ -121,7 +121,7 @@ class Sequencer:
 
     def _rendered(
         self, places: Sequence[Placed], records: Sequence[Record], files: Files
-    ) -> list[prompt_segments.Written | BadRowError]:
+    ) -> list[prompt_segments.Written | InvalidRecordError]:
         try:
             return self._prompt.render(records)
         except StoppedError as error:
@@ -132,7 +132,7 @@ class Sequencer:
             self._rendered([place], [record], files)[0] for place, record in zip(places, records, strict=True)
         ]
 
-    def _told(self, place: Placed, problem: BadRowError, files: Files) -> str:
+    def _told(self, place: Placed, problem: InvalidRecordError, files: Files) -> str:
         return f"{where(files, place[0])}: {self._encoder.control_words.plain(str(problem))}"
 
     def _fit(self, sequence: TokenSequence) -> Fitted:

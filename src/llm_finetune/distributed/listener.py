@@ -31,7 +31,7 @@ class NotAdmittedError(Exception):
     """Whoever says hello is not wanted here; the text says why."""
 
 
-class Door:
+class Listener:
     """Accepts connections, each in a thread of its own.
 
     Args:

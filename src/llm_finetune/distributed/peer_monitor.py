@@ -27,7 +27,7 @@ from llm_finetune.distributed import handshake
 from llm_finetune.distributed.connection import Line
 from llm_finetune.distributed.failure import Alarm, Failure
 from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
-from llm_finetune.distributed.listener import Door, NotAdmittedError
+from llm_finetune.distributed.listener import Listener, NotAdmittedError
 from llm_finetune.distributed.stall_detection import Stalls
 from llm_finetune.distributed.store import LONGEST_NAP, NEWS_SECONDS, Rendezvous
 from llm_finetune.errors import GroupError
@@ -36,7 +36,7 @@ from llm_finetune.runtime import rank_progress
 from llm_finetune.runtime.json_object import parsed
 from llm_finetune.runtime.rank_progress import Progress
 from llm_finetune.runtime.ranks import Ranks, master
-from llm_finetune.runtime.watchdog import end_after
+from llm_finetune.runtime.watchdog import exit_after
 
 ADDRESS, ALL_TIED = "lifeline/address", "lifeline/all tied"
 PURPOSE = "ranks"
@@ -45,7 +45,7 @@ FAREWELL_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-class Lifeline:
+class PeerMonitor:
     """This rank's connections: to rank 0, or on rank 0 to all others.
 
     Args:
@@ -132,7 +132,7 @@ class Lifeline:
         # Strangers take no place in the queue from ranks.
         server = socket.create_server((host, 0), family=family, backlog=socket.SOMAXCONN)
         address = f"{host} {server.getsockname()[1]} {token}"
-        door = Door(server, PURPOSE, admit)
+        door = Listener(server, PURPOSE, admit)
         try:
             rendezvous.publish(ADDRESS, address)
             while len(self._lines) < self._ranks.size - 1:
@@ -245,7 +245,7 @@ class Lifeline:
             first = self._alarm.ring(failure)
         if first:
             words = f"{failure.message} This rank is ended: it did not leave in {self._grace_seconds:g} s."
-            end_after(self._grace_seconds, lambda: words, failure.exit_code)
+            exit_after(self._grace_seconds, lambda: words, failure.exit_code)
             self._alarm.act()
 
     def _vanished(self, peer: int) -> Failure:

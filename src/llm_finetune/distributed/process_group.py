@@ -15,11 +15,11 @@ from torch.distributed.distributed_c10d import Store
 
 from llm_finetune.distributed import backends, oneccl
 from llm_finetune.distributed.failure import Alarm, Failure
-from llm_finetune.distributed.peer_monitor import Lifeline
+from llm_finetune.distributed.peer_monitor import PeerMonitor
 from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous, connect
 from llm_finetune.errors import GroupError, UserError
 from llm_finetune.runtime.ranks import Ranks
-from llm_finetune.runtime.watchdog import ended_after
+from llm_finetune.runtime.watchdog import exit_on_timeout
 
 Backend = Literal["gloo", "ccl"]
 
@@ -31,7 +31,7 @@ COLLECTIVE = timedelta(hours=4)
 class Group:
     """All ranks of the run, as this one sees them; made by `join`."""
 
-    def __init__(self, ranks: Ranks, rendezvous: Rendezvous, lifeline: Lifeline | None = None) -> None:
+    def __init__(self, ranks: Ranks, rendezvous: Rendezvous, lifeline: PeerMonitor | None = None) -> None:
         self.ranks = ranks
         self._rendezvous = rendezvous
         self._lifeline = lifeline
@@ -74,7 +74,7 @@ class Group:
         Raises:
             GroupError: on the other ranks, as `await_value` does.
         """
-        if not self.ranks.is_writer:
+        if not self.ranks.is_main_process:
             return self.await_value(key, deadline_seconds)
         value = make()
         self.publish(key, value)
@@ -133,7 +133,7 @@ def join(
     backends.check_backend(backend, ranks.size)
     alarm = Alarm()
     rendezvous = Rendezvous(connect(ranks, deadline_seconds), ranks, alarm)
-    lifeline = Lifeline(ranks, alarm, grace_seconds, stall_seconds)
+    lifeline = PeerMonitor(ranks, alarm, grace_seconds, stall_seconds)
     if ranks.size == 1:
         lifeline.watch()
         try:
@@ -163,7 +163,7 @@ def _initialise(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: 
 
     if backend == "ccl":
         oneccl.load()
-    with ended_after(deadline_seconds, last_words):
+    with exit_on_timeout(deadline_seconds, last_words):
         dist.init_process_group(
             backend,
             store=store,
@@ -182,7 +182,7 @@ def _initialise(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: 
 
 
 @contextmanager
-def _tied(lifeline: Lifeline, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
+def _tied(lifeline: PeerMonitor, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
     """Tells the peers how the body ended, and the caller whose failure it was where a peer's broke it."""
     try:
         yield

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Judged:
+class ModelEvaluation:
     """What the evaluation says of one model.
 
     Attributes:
@@ -49,7 +49,7 @@ def judge(
     pad_id: int,
     precision: Precision,
     group: Group,
-) -> Judged:
+) -> ModelEvaluation:
     """Judges a model on the validation rows.
 
     Args:
@@ -64,7 +64,7 @@ def judge(
         raise _not_finite(name, loss.loss)
     log.info("%s model: validation loss %.4f, perplexity %.4g", name, loss.loss, loss.perplexity)
     samples: list[Sample] = []
-    if group.ranks.is_writer and settings.generate_samples:
+    if group.ranks.is_main_process and settings.generate_samples:
         samples = sample_answers(
             model,
             tokenizer,
@@ -74,7 +74,7 @@ def judge(
             batch_size=batch_size,
             precision=precision,
         )
-    return Judged(loss, samples)
+    return ModelEvaluation(loss, samples)
 
 
 def _not_finite(name: str, loss: float) -> UserError:
@@ -84,7 +84,7 @@ def _not_finite(name: str, loss: float) -> UserError:
     return LossError(f"{told}: lower distributed.train.learningRate and start anew with --fresh")
 
 
-def keep(judged: Judged, deciding: dict[str, Any], folder: Path) -> None:
+def keep(judged: ModelEvaluation, deciding: dict[str, Any], folder: Path) -> None:
     """Leaves what was said of the base model, so that a restart need not ask again.
 
     Args:
@@ -93,13 +93,13 @@ def keep(judged: Judged, deciding: dict[str, Any], folder: Path) -> None:
     results.write_result(folder / results.BASE, {"deciding": deciding, "judged": asdict(judged)})
 
 
-def kept(folder: Path) -> Judged:
+def kept(folder: Path) -> ModelEvaluation:
     """What `keep` left."""
     judged = read_result(folder / results.BASE)["judged"]
-    return Judged(Evaluation(**judged["loss"]), [Sample(**sample) for sample in judged["samples"]])
+    return ModelEvaluation(Evaluation(**judged["loss"]), [Sample(**sample) for sample in judged["samples"]])
 
 
-def write_results(folder: Path, base: Judged | None, tuned: Judged | None) -> None:
+def write_results(folder: Path, base: ModelEvaluation | None, tuned: ModelEvaluation | None) -> None:
     """eval_results.json, and all_results.json with what the training left beside it."""
     judged = tuned or base
     evaluation: dict[str, Any] = {}

@@ -7,9 +7,9 @@ from pathlib import Path
 from llm_finetune.models.merging import find_tuned
 from llm_finetune.models.safetensors_io import SHARD_BYTES, ShardWriter
 from llm_finetune.storage.atomic_directory import (
+    atomic_directory,
     check_replaceable,
-    copy_companions,
-    whole_folder,
+    copy_auxiliary_files,
     write_config,
 )
 
@@ -34,11 +34,11 @@ def merge(
     """
     check_replaceable(output)
     tuned = find_tuned(folder, trust_remote_code)
-    with whole_folder(output, tuned.stored.size_bytes) as aside:
+    with atomic_directory(output, tuned.stored.size_bytes) as aside:
         writer = ShardWriter(aside, shard_bytes)
         for weight in tuned.weights():
             writer.add(weight.name, weight.tensor.to(weight.dtype))
         writer.finish()
-        copy_companions([tuned.folder, tuned.own_files], aside, code=trust_remote_code)
+        copy_auxiliary_files([tuned.folder, tuned.own_files], aside, code=trust_remote_code)
         write_config(tuned.config, aside, code=trust_remote_code)
     return writer.size_bytes

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from llm_finetune.kernels.inference.library import Layer, Matrix, Model, library
 from llm_finetune.kernels.inference.packing import VECTOR
-from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.kernels.training.output_head import FusedLinearCrossEntropyHead
 from llm_finetune.quantization.linear import UnpackedLinear
 from llm_finetune.quantization.native_linear import NativeLinear, plain_matrix, pointer
 
@@ -27,7 +27,7 @@ KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3For
 # Their angles depend on how long the text is by now.
 CHANGING_ROTATION = ("dynamic", "longrope")
 # By their own classes: what else derives from Linear may make its weight at each call.
-PLAIN = (torch.nn.Linear, UnpackedLinear, LabelHead)
+PLAIN = (torch.nn.Linear, UnpackedLinear, FusedLinearCrossEntropyHead)
 # Beyond, a step is arithmetic more than reading.
 MOST_PROMPTS = 32
 # Tokens of all prompts that are read at once: what a layer makes of them stays in the cache.

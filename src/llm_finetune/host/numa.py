@@ -30,7 +30,7 @@ def nodes(root: Path = Path("/")) -> list[Cores]:
 
 
 @contextmanager
-def near_memory(local_rank: int, local_size: int, root: Path = Path("/")) -> Iterator[None]:
+def bind_to_numa_node(local_rank: int, local_size: int, root: Path = Path("/")) -> Iterator[None]:
     """Keeps a rank that shares its machine with others on its own nodes; so the threads it starts meanwhile.
 
     Memory lies at the node of the core that first writes to it, and from another one it is read at about half

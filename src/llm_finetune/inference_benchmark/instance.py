@@ -19,7 +19,7 @@ from llm_finetune.errors import UserError
 from llm_finetune.inference_benchmark.benchmark import check_context
 from llm_finetune.inference_benchmark.processes import Order
 from llm_finetune.runtime.logging import configure
-from llm_finetune.runtime.parent_death import tie_to_parent
+from llm_finetune.runtime.parent_death import exit_with_parent
 from llm_finetune.storage.results import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PROGRESS_SECONDS = 1.0
 
 def main(order_json: str, descriptor: str) -> int:
     """Loads the model, says what it loaded, measures when it is told; the exit code."""
-    tie_to_parent()
+    exit_with_parent()
     order = Order(**json.loads(order_json))
     # Before torch is there: its threads are born on the cores that this one is on.
     os.sched_setaffinity(0, order.cores)

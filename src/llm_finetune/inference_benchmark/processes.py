@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from llm_finetune.errors import ModelError
 from llm_finetune.host.interpreter import module
-from llm_finetune.runtime.parent_death import holding_children
+from llm_finetune.runtime.parent_death import mark_children
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _one_started(title: str, order: Order) -> Iterator[Instance]:
     here, there = Pipe()
     worker = [sys.executable, *module("llm_finetune.inference_benchmark.instance")]
     with tempfile.TemporaryFile() as output, here:
-        with there, holding_children():
+        with there, mark_children():
             environment = {name: value for name, value in os.environ.items() if name not in OF_OTHER_THREADS}
             environment["OMP_NUM_THREADS"] = str(len(order.cores))
             process = subprocess.Popen(

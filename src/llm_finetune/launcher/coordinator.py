@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from llm_finetune.errors import GroupError, OutputError, RestartsError, UserError
-from llm_finetune.launcher.coordinator_server import GONE, Event, Reception
+from llm_finetune.launcher.coordinator_server import GONE, CoordinatorServer, Event
 from llm_finetune.launcher.failure_cause import cause_of, is_done
-from llm_finetune.launcher.pod_heartbeats import Signs
-from llm_finetune.launcher.restart_state import Tally
+from llm_finetune.launcher.pod_heartbeats import PodHeartbeats
+from llm_finetune.launcher.restart_state import RestartState
 from llm_finetune.launcher.round import Round
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 
 NEWS_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerLimits:
     """How many workers a round has.
 
     Attributes:
@@ -51,12 +51,12 @@ class Crew:
 class LeavingError(Exception):
     """The leader's own worker was told to leave: another pod will lead."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: Outcome) -> None:
         super().__init__(ending.message)
         self.ending = ending
 
 
-class Leader:
+class Coordinator:
     """Leads the job's rounds in threads of its own, until it is over.
 
     Args:
@@ -64,7 +64,14 @@ class Leader:
         workers: who is here.
     """
 
-    def __init__(self, name: str, workers: Reception, crew: Crew, tally: Tally, signs: Signs) -> None:
+    def __init__(
+        self,
+        name: str,
+        workers: CoordinatorServer,
+        crew: WorkerLimits,
+        tally: RestartState,
+        signs: PodHeartbeats,
+    ) -> None:
         self._name = name
         self._workers = workers
         self._crew = crew
@@ -82,10 +89,10 @@ class Leader:
         try:
             verdict = self._judge_rounds()
         except UserError as error:
-            verdict = Ending(error.exit_code, str(error))
+            verdict = Outcome(error.exit_code, str(error))
         except Exception as error:  # the workers wait for a word
             log.exception("the leader failed")
-            verdict = Ending(1, f"the leader failed: {type(error).__name__}: {error}")
+            verdict = Outcome(1, f"the leader failed: {type(error).__name__}: {error}")
         if verdict is None:
             return
         with suppress(LeavingError):
@@ -96,13 +103,13 @@ class Leader:
                 self._next()
         self._workers.tell(self._workers.here, {"leave": asdict(verdict)})
 
-    def _judge_rounds(self) -> Ending | None:
+    def _judge_rounds(self) -> Outcome | None:
         """Runs rounds until the job is over; None where this worker leaves, and another pod will lead."""
         self._signs.await_other_job(self._job, self._crew.patience_seconds)
         verdict = None
         if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
             words = f"a round ended without a word{self._signs.left() or self._never_seen()}"
-            verdict = self._over(Ending(GroupError.exit_code, words))
+            verdict = self._over(Outcome(GroupError.exit_code, words))
         try:
             while verdict is None:
                 verdict = self._over(self._round())
@@ -119,7 +126,7 @@ class Leader:
             "what it needs (resources.memoryLimit)?"
         )
 
-    def _round(self) -> Ending:
+    def _round(self) -> Outcome:
         """One round, or the reason why there is none."""
         refusal = self._gather()
         if refusal is not None:
@@ -127,15 +134,15 @@ class Leader:
         names = self._in_order()
         self._start(self._tally.begin(), names)
         endings = self._watch(names)
-        return Ending(0, "done") if is_done(endings, first=names[0]) else cause_of(endings)
+        return Outcome(0, "done") if is_done(endings, first=names[0]) else cause_of(endings)
 
-    def _over(self, ending: Ending) -> Ending | None:
+    def _over(self, ending: Outcome) -> Outcome | None:
         """How the job ends with this; None where another round shall begin."""
         if ending.exit_code == 0 or ending.is_permanent:
             return ending
         failures, allowed = self._tally.count(ending), self._tally.allowed
         if failures > allowed:
-            return Ending(
+            return Outcome(
                 RestartsError.exit_code,
                 f"gave up after {allowed} restarts (elasticPolicy.maxRestarts); "
                 f"the last failure: {ending.message}",
@@ -144,7 +151,7 @@ class Leader:
         log.warning("the round is over (%s): %s", kind, ending.message)
         return None
 
-    def _gather(self) -> Ending | None:
+    def _gather(self) -> Outcome | None:
         """Waits for workers; the reason where too few come."""
         crew, began, said = self._crew, time.monotonic(), 0.0
         all_seconds = crew.lost_seconds if self._tally.number else crew.patience_seconds
@@ -157,7 +164,7 @@ class Leader:
                 return None
             if waited >= crew.patience_seconds:
                 minutes = crew.patience_seconds / 60
-                return Ending(
+                return Outcome(
                     GroupError.exit_code,
                     f"{count} of {crew.wanted} workers came within {minutes:g} min: {self._here()}; "
                     f"at least {crew.least} must. Are the others' pods running (kubectl get pods)?",
@@ -178,18 +185,18 @@ class Leader:
         for place, name in enumerate(names):
             self._workers.tell({name}, {"start": asdict(replace(this, group_rank=place))})
 
-    def _watch(self, names: list[str]) -> dict[str, Ending]:
+    def _watch(self, names: list[str]) -> dict[str, Outcome]:
         """Waits for the end of the round: of the first worker's part, or any failure, or a newcomer.
 
         Returns:
             How each worker's part has ended.
         """
-        endings: dict[str, Ending] = {}
+        endings: dict[str, Outcome] = {}
         while names[0] not in endings and not any(ending.exit_code for ending in endings.values()):
             self._hear(names, endings)
             came = len(names) < self._crew.most and self._workers.here - set(names)
             if came and not endings:
-                endings[min(came)] = Ending(
+                endings[min(came)] = Outcome(
                     GroupError.exit_code,
                     f"{' and '.join(sorted(came))} came: all begin again from the last step",
                     asked=True,
@@ -202,17 +209,17 @@ class Leader:
         self._hear_all(names, endings, self._crew.grace_seconds + SETTLE_SECONDS)
         for name in set(names) - set(endings):
             self._workers.dismiss(name)
-            endings[name] = Ending(GroupError.exit_code, "is there, but did not stop its processes")
+            endings[name] = Outcome(GroupError.exit_code, "is there, but did not stop its processes")
             log.warning("%s %s: its machine or volume may hang", name, endings[name].message)
         return endings
 
-    def _hear_all(self, names: list[str], endings: dict[str, Ending], seconds: float) -> None:
+    def _hear_all(self, names: list[str], endings: dict[str, Outcome], seconds: float) -> None:
         """Waits so long for the ends that are missing yet."""
         end = time.monotonic() + seconds
         while set(names) - set(endings) and time.monotonic() < end:
             self._hear(names, endings)
 
-    def _hear(self, names: list[str], endings: dict[str, Ending]) -> None:
+    def _hear(self, names: list[str], endings: dict[str, Outcome]) -> None:
         """Waits a moment for a worker's end, and notes it."""
         event = self._next()
         ending = event.ending if event else None

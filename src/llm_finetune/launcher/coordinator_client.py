@@ -19,7 +19,7 @@ from llm_finetune.errors import GroupError
 from llm_finetune.launcher.coordinator_server import PULSE_SECONDS, PURPOSE
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime.json_object import parsed
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 
 CONNECT_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
@@ -36,10 +36,10 @@ class GoneError(StopError):
     """The leader is gone, or stands still."""
 
 
-Word = Round | Ending | StopError
+Word = Round | Outcome | StopError
 
 
-class Member:
+class CoordinatorClient:
     """This worker, as the leader sees it.
 
     Args:
@@ -67,7 +67,7 @@ class Member:
         self._heard: SimpleQueue[Word] = SimpleQueue()
         self._away_since: float | None = None
 
-    def next(self) -> Round | Ending:
+    def next(self) -> Round | Outcome:
         """Waits for the leader's word: a round to run, or how the job has ended.
 
         Raises:
@@ -76,7 +76,7 @@ class Member:
         while True:
             self._connect()
             word = self._heard.get()
-            if isinstance(word, Round | Ending):
+            if isinstance(word, Round | Outcome):
                 return word
             if isinstance(word, GoneError):
                 self._hang_up()
@@ -95,7 +95,7 @@ class Member:
         self._heard.put(word)
         raise word if isinstance(word, StopError) else StopError("the worker that leads begins anew")
 
-    def report(self, ending: Ending) -> None:
+    def report(self, ending: Outcome) -> None:
         """Says how this worker's part of the round ended, or that it cannot take part in any."""
         if self._line is None and ending.is_permanent:
             with suppress(OSError):  # before there is a leader, nobody waits for this worker
@@ -159,4 +159,4 @@ def understood(words: str) -> Word | None:
     said = parsed(words)
     if isinstance(why := said.get("stop"), str):
         return StopError(why)
-    return Round.from_word(said.get("start")) or Ending.from_word(said.get("leave"))
+    return Round.from_word(said.get("start")) or Outcome.from_word(said.get("leave"))

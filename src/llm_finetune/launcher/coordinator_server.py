@@ -11,10 +11,10 @@ from queue import Empty, Queue
 from typing import Any
 
 from llm_finetune.distributed.connection import Line
-from llm_finetune.distributed.listener import Door, NotAdmittedError
+from llm_finetune.distributed.listener import Listener, NotAdmittedError
 from llm_finetune.errors import GroupError
 from llm_finetune.runtime.json_object import parsed
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 
 PURPOSE = "workers"
 GONE = "gone: it was killed, or its machine or link failed"
@@ -33,12 +33,12 @@ class Event:
 
     name: str
     line: Line
-    ending: Ending
+    ending: Outcome
     has_come: bool = False
     is_gone: bool = False
 
 
-class Reception:
+class CoordinatorServer:
     """The workers' lines, each heard in a thread of its own.
 
     Args:
@@ -51,7 +51,7 @@ class Reception:
         self._lines: dict[str, Line] = {}
         self._open: set[Line] = set()
         self._events: Queue[Event] = Queue(MOST_EVENTS)
-        Door(_listening(port), PURPOSE, self._hear)
+        Listener(_listening(port), PURPOSE, self._hear)
         threading.Thread(target=self._give_pulse, daemon=True).start()
 
     @property
@@ -102,15 +102,15 @@ class Reception:
             _turn_away(line, why)
             raise NotAdmittedError(why)
         self._open.add(line)
-        self._events.put(Event(name, line, Ending(GroupError.exit_code, "was started anew"), has_come=True))
+        self._events.put(Event(name, line, Outcome(GroupError.exit_code, "was started anew"), has_come=True))
         while words := line.hear():
-            ending = Ending.from_word(parsed(words).get("ended"))
+            ending = Outcome.from_word(parsed(words).get("ended"))
             if ending is None:  # what no worker says
                 break
             self._events.put(Event(name, line, ending))
         self._open.discard(line)
         line.hang_up()
-        self._events.put(Event(name, line, Ending(GroupError.exit_code, GONE), is_gone=True))
+        self._events.put(Event(name, line, Outcome(GroupError.exit_code, GONE), is_gone=True))
 
     def _give_pulse(self) -> None:
         """So the workers know that this process runs: the kernel answers for one that is stopped."""
@@ -121,7 +121,7 @@ class Reception:
 
 
 def _turn_away(line: Line, why: str) -> None:
-    line.say(json.dumps({"leave": asdict(Ending(GroupError.exit_code, why))}))
+    line.say(json.dumps({"leave": asdict(Outcome(GroupError.exit_code, why))}))
     line.hang_up()
 
 

@@ -22,8 +22,8 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from llm_finetune.launcher.failure_cause import cause_of
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.launcher.round import Round
-from llm_finetune.runtime.outcome import Ending
-from llm_finetune.runtime.parent_death import holding_children
+from llm_finetune.runtime.outcome import Outcome
+from llm_finetune.runtime.parent_death import mark_children
 from llm_finetune.runtime.signals import name_of
 
 PEERS_FIRST = 1.5  # they say better what it means
@@ -40,7 +40,7 @@ def run_round(
     grace_seconds: float,
     stall_seconds: float = math.inf,
     interrupt: Callable[[], None] = lambda: None,
-) -> Ending:
+) -> Outcome:
     """Runs `python *command` as this machine's ranks of one round, until all are done or one has failed.
 
     Args:
@@ -65,10 +65,10 @@ def run_round(
         args=escaped,
         max_restarts=0,
     )
-    with _quiet(), holding_children():
+    with _quiet(), mark_children():
         result = _Agent(spec, logs, grace_seconds, PEERS_FIRST * stall_seconds).run()
     if not result.is_failed():
-        return Ending(0, "done")
+        return Outcome(0, "done")
     return _ending(result, logs)
 
 
@@ -168,16 +168,16 @@ def _quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _ending(result: RunResult, logs: RankLogs) -> Ending:
+def _ending(result: RunResult, logs: RankLogs) -> Outcome:
     """The failure that caused the others."""
     in_time = sorted(result.failures.items(), key=lambda item: item[1].timestamp)
     return cause_of({f"rank {rank}": _ended(failure, logs) for rank, failure in in_time})
 
 
-def _ended(failure: ProcessFailure, logs: RankLogs) -> Ending:
+def _ended(failure: ProcessFailure, logs: RankLogs) -> Outcome:
     code = failure.exitcode
     if code < 0:
-        return Ending(128 - code, f"ended by {name_of(-code)}")
+        return Outcome(128 - code, f"ended by {name_of(-code)}")
     if os.path.isfile(failure.error_file):
-        return Ending(code, str(failure.message))
-    return Ending(code, logs.last_line(failure.local_rank) or f"left with exit code {code}")
+        return Outcome(code, str(failure.message))
+    return Outcome(code, logs.last_line(failure.local_rank) or f"left with exit code {code}")

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llm_finetune.errors import GroupError
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 
 # How ranks end because another did: a lost peer, or the agent's SIGTERM.
 CONSEQUENCES = {GroupError.exit_code, 128 + signal.SIGTERM}
 
 
-def cause_of(endings: Mapping[str, Ending]) -> Ending:
+def cause_of(endings: Mapping[str, Outcome]) -> Outcome:
     """The end that brought the others about, with the name of whose it is.
 
     Args:
@@ -24,7 +24,7 @@ def cause_of(endings: Mapping[str, Ending]) -> Ending:
     return replace(ending, message=f"{name}: {ending.message}")
 
 
-def is_done(endings: Mapping[str, Ending], first: str) -> bool:
+def is_done(endings: Mapping[str, Outcome], first: str) -> bool:
     """Whether all work of the job is done: rank 0 leaves last, and with 0 only then.
 
     Args:
@@ -33,7 +33,7 @@ def is_done(endings: Mapping[str, Ending], first: str) -> bool:
     return first in endings and endings[first].exit_code == 0
 
 
-def _rank(ending: Ending) -> int:
+def _rank(ending: Outcome) -> int:
     """A permanent failure outweighs a signal, and what was asked for outweighs what followed from it."""
     if ending.is_permanent:
         return 0

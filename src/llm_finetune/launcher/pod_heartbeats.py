@@ -18,7 +18,7 @@ PREFIX = "heartbeat-"
 log = logging.getLogger(__name__)
 
 
-class Signs:
+class PodHeartbeats:
     """One file for each pod whose ranks run; one that stays is of a pod that was killed.
 
     Args:

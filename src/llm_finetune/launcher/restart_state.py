@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_finetune.launcher.round import MOST
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 from llm_finetune.runtime.state_file import is_count, read_state
 from llm_finetune.storage.results import write_result
 
@@ -16,7 +16,7 @@ COUNTS = ("number", "begun_at", "failures")
 log = logging.getLogger(__name__)
 
 
-class Tally:
+class RestartState:
     """How many rounds there were, and how many of them failed.
 
     Attributes:
@@ -46,7 +46,7 @@ class Tally:
         self._write(running=True)
         return self._begun_at + self.number
 
-    def count(self, ending: Ending) -> int:
+    def count(self, ending: Outcome) -> int:
         """Writes down why no round runs; returns the failures so far. What was asked for is none."""
         self.failures += not ending.asked
         self._write(running=False, last=ending.message)

@@ -17,7 +17,7 @@ from llm_finetune.pipeline.background_preparation import preparing
 from llm_finetune.runtime import heartbeat, shutdown, standard_streams
 from llm_finetune.runtime.fast_imports import loading
 from llm_finetune.runtime.logging import configure
-from llm_finetune.runtime.parent_death import tie_to_parent
+from llm_finetune.runtime.parent_death import exit_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     Returns:
         The exit code.
     """
-    shutdown.leave_when_told()
-    tie_to_parent()
+    shutdown.install_handlers()
+    exit_with_parent()
     settings = resolved(loaded.settings)
     ranks = Ranks.from_environment()
     configure(settings.log_level, ranks.rank)
@@ -65,7 +65,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
 
 def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
-    with preparing(settings) if ranks.is_writer else nullcontext(lambda: None) as ahead:
+    with preparing(settings) if ranks.is_main_process else nullcontext(lambda: None) as ahead:
         with loading():
             from llm_finetune.distributed import join
             from llm_finetune.pipeline import pipeline

@@ -14,18 +14,18 @@ from llm_finetune.distributed import available_cores, share
 from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.launcher import ld_preload
-from llm_finetune.launcher.coordinator import Crew, Leader
-from llm_finetune.launcher.coordinator_client import Member, StopError
-from llm_finetune.launcher.coordinator_server import Reception
+from llm_finetune.launcher.coordinator import Coordinator, WorkerLimits
+from llm_finetune.launcher.coordinator_client import CoordinatorClient, StopError
+from llm_finetune.launcher.coordinator_server import CoordinatorServer
 from llm_finetune.launcher.environment import Place
 from llm_finetune.launcher.output_paths import check_written, resolved
-from llm_finetune.launcher.pod_heartbeats import Signs
+from llm_finetune.launcher.pod_heartbeats import PodHeartbeats
 from llm_finetune.launcher.preflight import check_machine
-from llm_finetune.launcher.restart_state import Tally
+from llm_finetune.launcher.restart_state import RestartState
 from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.upload_wait import Copying, await_all, awaited_on
 from llm_finetune.runtime.logging import configure
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 from llm_finetune.runtime.signals import SignalledError, name_of, raised_signals
 from llm_finetune.runtime.termination_message import leave_to_kubernetes
 from llm_finetune.storage import atomic
@@ -69,7 +69,7 @@ def work(options: Options) -> int:
         return ending.exit_code
 
 
-def _work(options: Options) -> Ending:
+def _work(options: Options) -> Outcome:
     configure("info", rank=0)
     settings = load_merged(options.settings_file).settings
     configure(settings.log_level, rank=0)
@@ -80,10 +80,10 @@ def _work(options: Options) -> Ending:
     if options.wait_for_workers > 1:
         say_where_there_is_none()
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
-    signs = Signs(Path(settings.train.output_dir) / STATE)
+    signs = PodHeartbeats(Path(settings.train.output_dir) / STATE)
     leader = _leader(settings, options, place, digest, signs) if place.leads else None
     patience, stall = settings.wait_for_peers_minutes * 60, settings.stall_timeout_minutes * 60
-    member = Member(place.name, place.endpoint, digest, patience, stall)
+    member = CoordinatorClient(place.name, place.endpoint, digest, patience, stall)
     ld_preload.drop_missing()
     cores, processes = available_cores(), settings.processes_per_worker
     threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, processes)))
@@ -102,17 +102,19 @@ def _work(options: Options) -> Ending:
     return ending
 
 
-def _ending_by(error: BaseException) -> Ending:
+def _ending_by(error: BaseException) -> Outcome:
     """What ends this worker, in words."""
     if isinstance(error, SignalledError):
-        return Ending(error.exit_code, f"stopped by {error}; started again, the job goes on", asked=True)
+        return Outcome(error.exit_code, f"stopped by {error}; started again, the job goes on", asked=True)
     if isinstance(error, UserError):
-        return Ending(error.exit_code, "\n".join(error.problems))
+        return Outcome(error.exit_code, "\n".join(error.problems))
     log.error("a defect of the launcher", exc_info=error)
-    return Ending(1, f"a defect of the launcher: {type(error).__name__}: {error}")
+    return Outcome(1, f"a defect of the launcher: {type(error).__name__}: {error}")
 
 
-def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, options: Options) -> Ending:
+def _part_in(
+    this: Round, member: CoordinatorClient, signs: PodHeartbeats, settings: Settings, options: Options
+) -> Outcome:
     """Runs this worker's ranks of a round."""
     from llm_finetune.launcher.elastic_agent import run_round
     from llm_finetune.launcher.rank_logs import RankLogs
@@ -134,14 +136,14 @@ def _part_in(this: Round, member: Member, signs: Signs, settings: Settings, opti
                 ending = replace(ending, message=ending.message + signs.last(member.name))
         return ending
     except StopError as stop:
-        return Ending(128 + signal.SIGTERM, f"stopped: {stop}")
+        return Outcome(128 + signal.SIGTERM, f"stopped: {stop}")
 
 
 def was_killed(number: int) -> None:
     """Leaves last words for a launcher that was killed, and so could not."""
     name = name_of(number)
     hint = " (out of memory?)" if number == signal.SIGKILL else ""
-    leave_to_kubernetes(Ending(128 + number, f"the launcher was ended by {name}{hint}"))
+    leave_to_kubernetes(Outcome(128 + number, f"the launcher was ended by {name}{hint}"))
 
 
 def _check(settings: Settings, options: Options) -> None:
@@ -160,8 +162,10 @@ def _check(settings: Settings, options: Options) -> None:
     remove_abandoned((Path(settings.train.output_dir) / STATE).glob(f".*.{atomic.PARTIAL}"))
 
 
-def _leader(settings: Settings, options: Options, place: Place, digest: str, signs: Signs) -> Leader:
-    crew = Crew(
+def _leader(
+    settings: Settings, options: Options, place: Place, digest: str, signs: PodHeartbeats
+) -> Coordinator:
+    crew = WorkerLimits(
         wanted=options.wait_for_workers,
         least=min(place.least, options.wait_for_workers),
         most=max(place.most, options.wait_for_workers),
@@ -169,7 +173,7 @@ def _leader(settings: Settings, options: Options, place: Place, digest: str, sig
         lost_seconds=settings.wait_for_lost_minutes * 60,
         grace_seconds=options.grace_seconds,
     )
-    tally = Tally(
+    tally = RestartState(
         Path(settings.train.output_dir) / STATE / "rounds.json", place.endpoint[0], place.max_restarts
     )
-    return Leader(place.name, Reception(place.endpoint[1], digest), crew, tally, signs)
+    return Coordinator(place.name, CoordinatorServer(place.endpoint[1], digest), crew, tally, signs)

@@ -92,7 +92,7 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
     # Adapters stay in fp32 above a bf16 base: their updates are too small for bf16's 8 bits of fraction.
     with next(model.parameters()).device:  # on an outline they take no memory, which may not be there
         try:
-            return put_on(model, config, autocast_adapter_dtype=True)
+            return apply_peft(model, config, autocast_adapter_dtype=True)
         except ValueError as error:
             key = {"lora_dropout": "loraDropout", "DoRA": "useDora"}
             named = next((key[name] for name in key if name in str(error)), "loraTargetModules")
@@ -102,7 +102,7 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
             ) from error
 
 
-def put_on(model: torch.nn.Module, config: PeftConfig, **options: bool) -> PeftModel:
+def apply_peft(model: torch.nn.Module, config: PeftConfig, **options: bool) -> PeftModel:
     """peft's get_peft_model, without its look for layers of neural-compressor, which nothing here makes.
 
     To look, peft imports all of that package: seconds, warnings, and a folder in the working directory.
@@ -139,11 +139,11 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
     config = read_config(folder)
     if isinstance(config, LoraConfig):
-        return put_lora(model, config, folder)
+        return apply_lora(model, config, folder)
     config.inference_mode = True
     _check_there(folder)
     try:
-        tuned = put_on(model, config)
+        tuned = apply_peft(model, config)
         # peft's PeftModel.from_pretrained does the same, but only warns of weights that are amiss.
         read = tuned.load_adapter(str(folder), "default")
     except Exception as error:  # of the many that there are, peft and safetensors share no class
@@ -153,7 +153,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     return tuned
 
 
-def put_lora(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
+def apply_lora(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
     """The model with a LoRA adapter of a folder, in fp32: all that it holds and nothing else.
 
     Raises:
@@ -174,7 +174,7 @@ def put_lora(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftMo
         tensors = {name: t.float() if ".lora_" in name else t for name, t in tensors.items()}
         if not is_filled and config.r > max(size for tensor in tensors.values() for size in tensor.shape):
             raise ValueError(f"r: found {config.r}, which no weight of it has")
-        tuned = put_on(model, config, low_cpu_mem_usage=is_filled)
+        tuned = apply_peft(model, config, low_cpu_mem_usage=is_filled)
         read = set_peft_model_state_dict(tuned, tensors, low_cpu_mem_usage=is_filled)
     except Exception as error:  # of the many that there are, peft and safetensors share no class
         raise _unfit(folder, first_line(error)) from error
@@ -200,7 +200,7 @@ def _unfit(folder: Path, why: str) -> ModelError:
     return ModelError(f"{folder}: the adapter cannot be read, or does not fit its base model: {why}")
 
 
-def name_base(model: PeftModel, name_or_path: str, revision: str | None) -> None:
+def set_base_model(model: PeftModel, name_or_path: str, revision: str | None) -> None:
     """Writes the base model as the user named it into the adapter, which so loads by itself elsewhere.
 
     Args:

@@ -187,7 +187,7 @@ class TunedModel:
         for module in outline.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, torch.nn.Parameter(hollow.expand(parameter.shape), requires_grad=False))
-        inner = adapters.put_lora(outline, config, adapter).get_base_model()
+        inner = adapters.apply_lora(outline, config, adapter).get_base_model()
         for path, module in inner.named_modules():
             if isinstance(module, LoraLayer):
                 plain = path.replace(".base_layer", "")

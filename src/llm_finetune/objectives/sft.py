@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 from llm_finetune.kernels.training import attention
-from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.kernels.training.output_head import FusedLinearCrossEntropyHead
 from llm_finetune.kernels.training.segments import flatten
 
 
@@ -48,7 +48,7 @@ def label_log_probs(
         logits: torch.Tensor = model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **how
         ).logits
-    if isinstance(head, LabelHead):
+    if isinstance(head, FusedLinearCrossEntropyHead):
         return logits.squeeze(1)
     return -cross_entropy(logits.float(), targets, reduction="none")
 
@@ -64,13 +64,13 @@ def _head_only_at(head: Any, predicting: torch.Tensor, targets: torch.Tensor) ->
         return inputs[0][:, :-1][predicting]
 
     handle = head.register_forward_pre_hook(select)
-    if isinstance(head, LabelHead):
+    if isinstance(head, FusedLinearCrossEntropyHead):
         head.targets = targets
     try:
         yield
     finally:
         handle.remove()
-        if isinstance(head, LabelHead):
+        if isinstance(head, FusedLinearCrossEntropyHead):
             head.targets = None
 
 

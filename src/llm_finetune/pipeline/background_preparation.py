@@ -19,7 +19,7 @@ from llm_finetune.runtime.parent_death import end_with
 from llm_finetune.runtime.signals import heeded
 
 Ahead = Callable[[], Path | None]
-SECONDS_TO_LEAVE = 5.0
+SECONDS_TO_EXIT = 5.0
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def preparing(settings: Settings) -> Iterator[Ahead]:
         yield partial(_awaited, answer)
     finally:
         process.terminate()
-        process.join(SECONDS_TO_LEAVE)
+        process.join(SECONDS_TO_EXIT)
         process.kill()
         answer.close()
 

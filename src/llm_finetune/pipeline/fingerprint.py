@@ -11,10 +11,10 @@ from typing import Any
 from llm_finetune.config import Settings
 from llm_finetune.config.fields import Key, Section
 
-Deciding = dict[str, Any]
+StageInputs = dict[str, Any]
 
 # Keys of train that may change in the middle of a run: where things go, how they are watched, who works.
-WITHOUT_EFFECT = {
+RESUME_IGNORED_KEYS = {
     "dataFile",  # its records count, wherever they lie
     "outputDir",
     "overwriteOutputDir",
@@ -52,7 +52,7 @@ def of_model(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def of_stages(values: dict[str, Any], model: str, records: str, validation: str) -> dict[str, Deciding]:
+def of_stages(values: dict[str, Any], model: str, records: str, validation: str) -> dict[str, StageInputs]:
     """For each stage all that decides its result; a stage after another depends on that one's too.
 
     Args:
@@ -65,7 +65,7 @@ def of_stages(values: dict[str, Any], model: str, records: str, validation: str)
     if values["doTrain"]:
         train = {
             **base,
-            **_keys(values["train"], "distributed.train", lambda key: key not in WITHOUT_EFFECT),
+            **_keys(values["train"], "distributed.train", lambda key: key not in RESUME_IGNORED_KEYS),
             **_keys(values["eval"], "distributed.eval", lambda key: key in OF_TRAINING),
             **(judged_on if values["eval"]["strategy"] != "no" else {}),
         }
@@ -97,12 +97,12 @@ def of_stages(values: dict[str, Any], model: str, records: str, validation: str)
     }
 
 
-def is_same(old: Deciding, new: Deciding) -> bool:
+def is_same(old: StageInputs, new: StageInputs) -> bool:
     """Whether what was made from the old inputs is what the new ones make."""
     return _difference(old, new) is None
 
 
-def first_difference(old: Deciding, new: Deciding) -> str:
+def first_difference(old: StageInputs, new: StageInputs) -> str:
     """The first key whose value differs, with both values; where none does, whose files or records do."""
     key = _difference(old, new)
     if key is None:
@@ -112,7 +112,7 @@ def first_difference(old: Deciding, new: Deciding) -> str:
     return f"{key} was {_of(old, key)!r} and is {new[key]!r}"
 
 
-def _difference(old: Deciding, new: Deciding) -> str | None:
+def _difference(old: StageInputs, new: StageInputs) -> str | None:
     """An earlier version may have written the old inputs. What it did not know yet had its default's meaning;
     what counted then and no longer does, or is gone, decides nothing now."""
     digests = {key for key in old if _is_digest(key)}
@@ -120,7 +120,7 @@ def _difference(old: Deciding, new: Deciding) -> str | None:
     return next((key for key in keys if key not in new or _of(old, key) != new[key]), None)
 
 
-def _of(inputs: Deciding, key: str) -> Any:
+def _of(inputs: StageInputs, key: str) -> Any:
     return inputs[key] if key in inputs else _default(key)
 
 
@@ -137,9 +137,9 @@ def _is_digest(key: str) -> bool:
     return key.endswith(")")
 
 
-def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool] = lambda key: True) -> Deciding:
+def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool] = lambda key: True) -> StageInputs:
     """The keys of a section that count, and of the sections in it."""
-    found: Deciding = {}
+    found: StageInputs = {}
     for key, value in values.items():
         if isinstance(value, dict):
             found |= _keys(value, f"{name}.{key}", counts)
@@ -148,7 +148,7 @@ def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool] = lam
     return found
 
 
-def _files(values: dict[str, Any], section: str, key: str) -> Deciding:
+def _files(values: dict[str, Any], section: str, key: str) -> StageInputs:
     """The model in a folder that a key names, by its content; nothing where there is no such folder."""
     folder = Path(values[section][key] or "")
     is_there = bool(values[section][key]) and folder.is_dir()

@@ -26,7 +26,7 @@ from llm_finetune.models.rotary import check_lengths_apart
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.pipeline.background_preparation import Ahead
 from llm_finetune.pipeline.prepare_data import prepare_data, told
-from llm_finetune.pipeline.run_directory import check_keeps
+from llm_finetune.pipeline.run_directory import check_base_not_overwritten
 from llm_finetune.quantization.quantize import check as check_quantization
 from llm_finetune.quantization.quantize import check_weights
 from llm_finetune.training.memory_check import choose_checkpointing
@@ -81,7 +81,7 @@ def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
 
     rows = Path(group.once("data", prepared_once, deadline))
     # Rank 0 has just read every byte. Another machine may see another folder: one rank there reads it too.
-    prepared = open_prepared(rows, verify=group.ranks.local_rank == 0 and not group.ranks.is_writer)
+    prepared = open_prepared(rows, verify=group.ranks.local_rank == 0 and not group.ranks.is_main_process)
     for line in told(prepared.summary):
         log.info("%s", line)
     return Inputs(folder, config, tokenizer, prepared, fitted.train.dataset_concatenation)
@@ -99,7 +99,7 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     if settings.do_train and settings.train.use_lora:
         _check_adapter(settings, outline, loading.outline(config, trust))
     if settings.do_train:
-        check_keeps(Path(settings.train.output_dir), folder)
+        check_base_not_overwritten(Path(settings.train.output_dir), folder)
     if settings.do_quantize:
         _check_quantization(settings, folder, config)
     if settings.do_benchmark:

@@ -16,10 +16,10 @@ from llm_finetune.data.batches import StepShape, shape_of
 from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 from llm_finetune.distributed import Group, has_bf16
 from llm_finetune.errors import GroupError
-from llm_finetune.evaluation.evaluator import Judged, judge, keep, kept, write_results
-from llm_finetune.host.numa import near_memory
+from llm_finetune.evaluation.evaluator import ModelEvaluation, judge, keep, kept, write_results
+from llm_finetune.host.numa import bind_to_numa_node
 from llm_finetune.kernels.precision import Precision, choose_precision
-from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
+from llm_finetune.kernels.training.optimize import Switches, optimize_lora_layers, optimize_model
 from llm_finetune.models import adapters, ipex, loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
 from llm_finetune.models.saving import check_room, load_tuned, save_model
@@ -27,8 +27,8 @@ from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.pipeline import fingerprint
 from llm_finetune.pipeline.background_preparation import Ahead
 from llm_finetune.pipeline.inputs import Inputs, expected_checkpoints, fitted_to_memory, gather, lora_plan
-from llm_finetune.pipeline.rank_zero_stages import finish_alone
-from llm_finetune.pipeline.run_directory import RunFolder, look_for_results, look_into, mend
+from llm_finetune.pipeline.rank_zero_stages import run_rank_zero_stages
+from llm_finetune.pipeline.run_directory import RunDirectory, find_results, inspect_run, mend
 from llm_finetune.runtime import heartbeat, shutdown
 from llm_finetune.storage import results
 from llm_finetune.storage.directory_lock import locked, locked_beside
@@ -48,7 +48,7 @@ def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead,
     Raises:
         UserError: what is wrong, where, and what to do.
     """
-    wanted = [stage for stage, is_wanted in wanted_stages(settings).items() if is_wanted]
+    wanted = [stage for stage, is_wanted in enabled_stages(settings).items() if is_wanted]
     if not wanted:
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
@@ -60,26 +60,26 @@ def run(settings: Settings, joined: AbstractContextManager[Group], ahead: Ahead,
     with ExitStack() as held:
         with joined as group:
             inputs = gather(settings, group, ahead)
-            if group.ranks.is_writer:
+            if group.ranks.is_main_process:
                 held.enter_context(locked(output, patience))
                 if settings.do_quantize:
                     key, quantized = "distributed.quantize.outputDir", Path(settings.quantize.output_dir)
                     held.enter_context(locked_beside(quantized, patience, key))
                 mend(output)
-                held.enter_context(heartbeat.beating_in(output))
+                held.enter_context(heartbeat.heartbeat_writer(output))
             folder = _found_output(settings, inputs, group, fresh)
             left = _left(wanted, folder)
             if {"train", "evaluate"} & set(left):
-                with near_memory(group.ranks.local_rank, group.ranks.local_size):
+                with bind_to_numa_node(group.ranks.local_rank, group.ranks.local_size):
                     _train_and_evaluate(settings, inputs, folder, group)
         # The group is left: a rank that has nothing more to do may be lost, and its memory is free.
-        if left and group.ranks.is_writer:
+        if left and group.ranks.is_main_process:
             deciding = _deciding(settings, inputs)
-            finish_alone(settings, inputs, folder, {stage: deciding[stage] for stage in left})
+            run_rank_zero_stages(settings, inputs, folder, {stage: deciding[stage] for stage in left})
             log.info("done: model, results and report are in %s", folder.path)
 
 
-def _left(wanted: list[str], folder: RunFolder) -> list[str]:
+def _left(wanted: list[str], folder: RunDirectory) -> list[str]:
     """The stages whose results the output folder does not hold yet."""
     left = [stage for stage in wanted if stage not in folder.done]
     if left or "report" not in folder.done:
@@ -91,7 +91,7 @@ def _left(wanted: list[str], folder: RunFolder) -> list[str]:
     return []
 
 
-def wanted_stages(settings: Settings) -> dict[str, bool]:
+def enabled_stages(settings: Settings) -> dict[str, bool]:
     """The stages in their order, and whether the settings ask for them."""
     return {
         "train": settings.do_train,
@@ -101,7 +101,7 @@ def wanted_stages(settings: Settings) -> dict[str, bool]:
     }
 
 
-def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> RunFolder:
+def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool) -> RunDirectory:
     """What the output folder holds of this run, as rank 0 sees it."""
     train = settings.train
     path, quantized = Path(train.output_dir), Path(settings.quantize.output_dir)
@@ -117,15 +117,15 @@ def _found_output(settings: Settings, inputs: Inputs, group: Group, fresh: bool)
         stages = _deciding(settings, inputs)
         if settings.do_train:
             overwrite = train.overwrite_output_dir
-            found = look_into(path, stages, quantized, overwrite=overwrite, fresh=fresh, unfit=unfit)
+            found = inspect_run(path, stages, quantized, overwrite=overwrite, fresh=fresh, unfit=unfit)
         else:
-            found = look_for_results(path, stages, quantized, fresh=fresh)
+            found = find_results(path, stages, quantized, fresh=fresh)
         return found.to_json()
 
-    return RunFolder.from_json(path, group.once("output folder", look, deadline_seconds=3600))
+    return RunDirectory.from_json(path, group.once("output folder", look, deadline_seconds=3600))
 
 
-def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Deciding]:
+def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.StageInputs]:
     model = fingerprint.of_model(inputs.folder)
     summary = inputs.prepared.summary if inputs.prepared else None
     records = summary.train.digest if summary else ""
@@ -133,7 +133,7 @@ def _deciding(settings: Settings, inputs: Inputs) -> dict[str, fingerprint.Decid
     return fingerprint.of_stages(settings.to_values(), model, records, validation)
 
 
-def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, group: Group) -> None:
+def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunDirectory, group: Group) -> None:
     """Both at once: the base model has to be judged before its weights are trained."""
     trains = settings.do_train and "train" not in folder.done
     precision = _precision(settings, group)
@@ -142,7 +142,7 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
     model = _load_base(settings, inputs, precision)
     tuned: torch.nn.Module | None
     stages = _deciding(settings, inputs)
-    if settings.do_train and group.ranks.is_writer:
+    if settings.do_train and group.ranks.is_main_process:
         folder.begin(
             {
                 "deciding": stages["train"],
@@ -156,18 +156,18 @@ def _train_and_evaluate(settings: Settings, inputs: Inputs, folder: RunFolder, g
         base_judged = _base_judged(model, settings, inputs, precision, folder, group)
     if trains:
         tuned, training = _trained(model, settings, inputs, precision, folder, group)
-        if group.ranks.is_writer:
+        if group.ranks.is_main_process:
             # Not every run has a checkpoint of its last step to go on from.
-            with shutdown.held_back():
+            with shutdown.defer_signals():
                 _write_tuned(tuned, training, settings, inputs, folder)
                 folder.finish("train", stages["train"])
     else:
         # Trained by an earlier round of this run, or by another job.
         tuned = load_tuned(model, folder.path, precision.weights, settings.trust_remote_code)
         if tuned and settings.do_train:
-            _quicken_as_trained(tuned, model, settings, precision)
+            _optimize_as_trained(tuned, model, settings, precision)
     tuned_judged = _judged("tuned", tuned, settings, inputs, precision, group) if tuned else None
-    if group.ranks.is_writer and settings.do_eval:
+    if group.ranks.is_main_process and settings.do_eval:
         write_results(folder.path, base_judged, tuned_judged)
         folder.finish("evaluate", stages["evaluate"])
 
@@ -177,7 +177,7 @@ def _trained(
     settings: Settings,
     inputs: Inputs,
     precision: Precision,
-    folder: RunFolder,
+    folder: RunDirectory,
     group: Group,
 ) -> tuple[torch.nn.Module, Training]:
     """The model after training, and how that went."""
@@ -186,11 +186,11 @@ def _trained(
     if settings.train.use_lora:
         model = adapters.add_adapters(model, lora_plan(settings))
         if _on_cpu(settings):
-            quicken_adapters(model, settings.train.speed.adapters)
-        adapters.name_base(model, settings.model_name_or_path, settings.model_revision)
+            optimize_lora_layers(model, settings.train.speed.adapters)
+        adapters.set_base_model(model, settings.model_name_or_path, settings.model_revision)
     if folder.checkpoint:
         log.info("going on from %s", folder.path / folder.checkpoint)
-    elif group.ranks.is_writer:
+    elif group.ranks.is_main_process:
         check_room(model, folder.path)
     assert inputs.prepared
     training = train(
@@ -207,20 +207,20 @@ def _trained(
     return model, training
 
 
-def _quicken_as_trained(
+def _optimize_as_trained(
     tuned: torch.nn.Module, model: torch.nn.Module, settings: Settings, precision: Precision
 ) -> None:
     """What judges the model takes the same steps as in the process that trained it, to the last digit."""
     if not _on_cpu(settings):
         tuned.to("cuda")
     elif settings.train.use_lora:
-        quicken_adapters(tuned, settings.train.speed.adapters)
+        optimize_lora_layers(tuned, settings.train.speed.adapters)
     elif tuned is not model:
-        _quicken(tuned, settings, precision)
+        _optimize(tuned, settings, precision)
 
 
 def _write_tuned(
-    model: torch.nn.Module, training: Training, settings: Settings, inputs: Inputs, folder: RunFolder
+    model: torch.nn.Module, training: Training, settings: Settings, inputs: Inputs, folder: RunDirectory
 ) -> None:
     save_model(model, inputs.tokenizer, folder.path)
     results.write_result(folder.path / results.PROMPT, _asked_as(settings, inputs))
@@ -229,14 +229,14 @@ def _write_tuned(
     write_results(folder.path, None, None)  # what an evaluation says comes later
 
 
-def _wanted_rows(settings: Settings, folder: RunFolder, group: Group) -> int:
+def _wanted_rows(settings: Settings, folder: RunDirectory, group: Group) -> int:
     """Sequences of a step: as the run began, however many processes it has now."""
     train_settings = settings.train
     now = train_settings.per_device_batch_size * train_settings.gradient_accumulation_steps * group.ranks.size
     return folder.step_rows or now
 
 
-def _shape(settings: Settings, folder: RunFolder, group: Group) -> StepShape:
+def _shape(settings: Settings, folder: RunDirectory, group: Group) -> StepShape:
     """How this group shares out the sequences of a step."""
     wanted, ranks = _wanted_rows(settings, folder, group), group.ranks.size
     if wanted < ranks:
@@ -289,14 +289,16 @@ def _load_base(settings: Settings, inputs: Inputs, precision: Precision) -> torc
         check_isolation(model, vocab_size)
     if not _on_cpu(settings):
         return model.to("cuda")
-    _quicken(model, settings, precision)
+    _optimize(model, settings, precision)
     return model
 
 
-def _quicken(model: torch.nn.Module, settings: Settings, precision: Precision) -> None:
+def _optimize(model: torch.nn.Module, settings: Settings, precision: Precision) -> None:
     speed = settings.train.speed
     switches = Switches(speed.attention, speed.head, speed.layers)
-    quicken(model, switches, partial(label_log_probs, model), ignored=IGNORE_INDEX, precision=precision)
+    optimize_model(
+        model, switches, partial(label_log_probs, model), ignored=IGNORE_INDEX, precision=precision
+    )
 
 
 def _on_cpu(settings: Settings) -> bool:
@@ -308,14 +310,14 @@ def _base_judged(
     settings: Settings,
     inputs: Inputs,
     precision: Precision,
-    folder: RunFolder,
+    folder: RunDirectory,
     group: Group,
-) -> Judged | None:
+) -> ModelEvaluation | None:
     """The base model's judgement; an earlier round of this run may have left it."""
     if folder.has_base and settings.do_eval:
-        return kept(folder.path) if group.ranks.is_writer else None
+        return kept(folder.path) if group.ranks.is_main_process else None
     judged = _judged("base", model, settings, inputs, precision, group)
-    if judged and settings.do_train and group.ranks.is_writer:
+    if judged and settings.do_train and group.ranks.is_main_process:
         keep(judged, _deciding(settings, inputs)["evaluate"], folder.path)
     return judged
 
@@ -327,7 +329,7 @@ def _judged(
     inputs: Inputs,
     precision: Precision,
     group: Group,
-) -> Judged | None:
+) -> ModelEvaluation | None:
     """What the evaluation says of the model; None where the settings want none."""
     if not settings.do_eval or not inputs.prepared or not inputs.prepared.validation:
         return None

@@ -12,16 +12,18 @@ from llm_finetune.evaluation.perplexity import evaluate
 from llm_finetune.inference_benchmark.benchmark import benchmark
 from llm_finetune.kernels.precision import Precision
 from llm_finetune.models.merging import find_tuned
-from llm_finetune.pipeline.fingerprint import Deciding
+from llm_finetune.pipeline.fingerprint import StageInputs
 from llm_finetune.pipeline.inputs import Inputs, tuned_folder
-from llm_finetune.pipeline.run_directory import RunFolder
+from llm_finetune.pipeline.run_directory import RunDirectory
 from llm_finetune.quantization.quantize import calibration_texts, quantize
 from llm_finetune.quantization.quantized_model import DESCRIPTION
 from llm_finetune.report.html import write_report
 from llm_finetune.storage import results
 
 
-def finish_alone(settings: Settings, inputs: Inputs, folder: RunFolder, left: dict[str, Deciding]) -> None:
+def run_rank_zero_stages(
+    settings: Settings, inputs: Inputs, folder: RunDirectory, left: dict[str, StageInputs]
+) -> None:
     """Quantizes and measures, as far as that is left to do, and writes the report.
 
     Args:

@@ -18,7 +18,7 @@ from llm_finetune.errors import OutputError
 from llm_finetune.models import saving
 from llm_finetune.models.saving import is_saved
 from llm_finetune.pipeline import fingerprint
-from llm_finetune.pipeline.fingerprint import Deciding
+from llm_finetune.pipeline.fingerprint import StageInputs
 from llm_finetune.report.html import REPORT
 from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic, results
@@ -62,7 +62,7 @@ RUN_PATTERNS = (
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDirectory:
     """An output folder as this run finds it.
 
     Attributes:
@@ -82,7 +82,7 @@ class RunFolder:
     has_base: bool = False
 
     @classmethod
-    def from_json(cls, path: Path, found: str) -> RunFolder:
+    def from_json(cls, path: Path, found: str) -> RunDirectory:
         """What rank 0 saw, on another rank."""
         return cls(path, **json.loads(found))
 
@@ -96,7 +96,7 @@ class RunFolder:
         Args:
             content: of run.json; under "deciding" all that decides the training's result.
         """
-        stages: dict[str, Deciding] = {}
+        stages: dict[str, StageInputs] = {}
         if self.continues:
             stages = read_run(self.path).get("stages", {})
         else:
@@ -105,7 +105,7 @@ class RunFolder:
                 _set_aside(self.path)
         results.write_result(self.path / results.RUN, {**content, "stages": stages})
 
-    def finish(self, stage: str, deciding: Deciding) -> None:
+    def finish(self, stage: str, deciding: StageInputs) -> None:
         """Says that the stage's results are there; with the training's, an earlier run's are let go."""
         content = read_run(self.path)
         content["stages"] = {**content.get("stages", {}), stage: deciding}
@@ -114,7 +114,7 @@ class RunFolder:
             _let_go(self.path)
 
 
-def check_keeps(path: Path, base: Path) -> None:
+def check_base_not_overwritten(path: Path, base: Path) -> None:
     """Raises OutputError where a run in the folder would take away the base model that it begins with."""
     output, base = path.resolve(), base.resolve()
     if not base.is_relative_to(output):
@@ -139,15 +139,15 @@ def mend(path: Path) -> None:
             raise OutputError(f"{path / name}: a link, into which this run would write; delete it")
 
 
-def look_into(
+def inspect_run(
     path: Path,
-    deciding: dict[str, Deciding],
+    deciding: dict[str, StageInputs],
     quantized: Path,
     *,
     overwrite: bool,
     fresh: bool,
     unfit: Callable[[Path, int], str | None] = lambda checkpoint, step_rows: None,
-) -> RunFolder:
+) -> RunDirectory:
     """What the folder means for this run; only what a kill left half-done is ended.
 
     Args:
@@ -161,7 +161,7 @@ def look_into(
         OutputError: the folder holds another run and may not be overwritten.
     """
     if fresh:
-        return RunFolder(path)
+        return RunDirectory(path)
     old = read_run(path)
     if "deciding" in old and fingerprint.is_same(old["deciding"], deciding["train"]):
         done = _done(path, old, deciding, quantized)
@@ -173,7 +173,7 @@ def look_into(
             checkpoint = directories.newest_whole(path, lambda folder: unfit(folder, step_rows))
         base = path / results.BASE
         has_base = _is_right(base) and _holds_base(base, deciding["evaluate"])
-        return RunFolder(path, True, done, checkpoint, step_rows, has_base)
+        return RunDirectory(path, True, done, checkpoint, step_rows, has_base)
     left = _left_by_a_run(path)
     if left:
         found = left[0].name
@@ -186,12 +186,14 @@ def look_into(
             )
         if old:
             log.warning("%s holds %s; it gives way to this run (overwriteOutputDir)", path, found)
-    return RunFolder(path)
+    return RunDirectory(path)
 
 
-def look_for_results(path: Path, deciding: dict[str, Deciding], quantized: Path, *, fresh: bool) -> RunFolder:
+def find_results(
+    path: Path, deciding: dict[str, StageInputs], quantized: Path, *, fresh: bool
+) -> RunDirectory:
     """The same for a job that does not train: which stages' results are there, whoever trained the model."""
-    return RunFolder(path, done=() if fresh else _done(path, read_run(path), deciding, quantized))
+    return RunDirectory(path, done=() if fresh else _done(path, read_run(path), deciding, quantized))
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -213,7 +215,9 @@ def read_run(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding], quantized: Path) -> tuple[str, ...]:
+def _done(
+    path: Path, run: dict[str, Any], deciding: dict[str, StageInputs], quantized: Path
+) -> tuple[str, ...]:
     stages = run.get("stages", {})
     done = []
     for stage, inputs in deciding.items():
@@ -227,7 +231,7 @@ def _done(path: Path, run: dict[str, Any], deciding: dict[str, Deciding], quanti
     return tuple(done)
 
 
-def _holds_base(file: Path, deciding: Deciding) -> bool:
+def _holds_base(file: Path, deciding: StageInputs) -> bool:
     judged = read_result(file)
     return bool(judged) and fingerprint.is_same(judged["deciding"], deciding)
 

@@ -34,9 +34,9 @@ from llm_finetune.quantization.quantized_model import (
 from llm_finetune.quantization.rtn import round_to_nearest
 from llm_finetune.quantization.teq import teq
 from llm_finetune.storage.atomic_directory import (
+    atomic_directory,
     check_replaceable,
-    copy_companions,
-    whole_folder,
+    copy_auxiliary_files,
     write_config,
 )
 
@@ -108,11 +108,11 @@ def quantize(
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
     if (output / DESCRIPTION).is_file():
         log.warning("%s: the quantized model there gives way once the new one is whole", output)
-    with whole_folder(output, size_of(tuned, layers, scheme), replaces=DESCRIPTION) as aside:
+    with atomic_directory(output, size_of(tuned, layers, scheme), replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
         _write_weights(writer, tuned, layers, stacks, scheme, _results(algorithm, tuned, scheme, texts))
         writer.finish()
-        copy_companions([tuned.folder, tuned.own_files], aside, code=tuned.trust_remote_code)
+        copy_auxiliary_files([tuned.folder, tuned.own_files], aside, code=tuned.trust_remote_code)
         write_config(tuned.config, aside, code=tuned.trust_remote_code)
         name = "sym" if scheme.symmetric else "asym"
         Description(algorithm, scheme.bits, scheme.group_size, name, tuple(sorted(layers))).write(aside)

@@ -66,7 +66,7 @@ def beating(ranks: Ranks) -> Iterator[None]:
 
 
 @contextmanager
-def beating_in(folder: Path) -> Iterator[None]:
+def heartbeat_writer(folder: Path) -> Iterator[None]:
     """The same in the output folder, where there is no launcher; says first how a killed run ended there."""
     if FILE in os.environ:
         yield
@@ -78,10 +78,10 @@ def beating_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        fall_silent()
+        remove_heartbeat()
 
 
-def fall_silent() -> None:
+def remove_heartbeat() -> None:
     """Takes this process's own sign of life away: it ends, and has said why."""
     _OWN_SIGN.close()
 

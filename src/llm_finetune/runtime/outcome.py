@@ -10,7 +10,7 @@ FIRST_RETRY = 128
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """An exit code, and what to say of it.
 
     Attributes:
@@ -24,7 +24,7 @@ class Ending:
     asked: bool = False
 
     @classmethod
-    def from_word(cls, word: Any) -> Ending | None:
+    def from_word(cls, word: Any) -> Outcome | None:
         """An end that another process tells of; None where no process says such a thing."""
         match word:
             case {"exit_code": int(code), "message": str(message), "asked": bool(asked), **more}:

@@ -13,7 +13,7 @@ PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def holding_children() -> Iterator[None]:
+def mark_children() -> Iterator[None]:
     """The processes that are started in the body know whose they are."""
     os.environ[PARENT] = str(os.getpid())
     try:
@@ -22,7 +22,7 @@ def holding_children() -> Iterator[None]:
         del os.environ[PARENT]
 
 
-def tie_to_parent() -> None:
+def exit_with_parent() -> None:
     """Has the kernel kill this process when the one that started it so is gone; else nothing happens."""
     parent = os.environ.pop(PARENT, None)  # what this process starts is not that one's
     if parent is not None:

@@ -25,7 +25,7 @@ class Ranks:
     local_size: int
 
     @property
-    def is_writer(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one rank that downloads, prepares and writes."""
         return self.rank == 0
 

@@ -13,10 +13,10 @@ from typing import NoReturn
 
 from llm_finetune.runtime.signals import NUMBERS, heeded
 from llm_finetune.runtime.termination_message import say
-from llm_finetune.runtime.watchdog import end_now
+from llm_finetune.runtime.watchdog import force_exit
 
 # A download's threads go on to the end of their files, and the interpreter would wait for them.
-SECONDS_TO_LEAVE = 10.0
+SECONDS_TO_EXIT = 10.0
 
 
 class _State:
@@ -28,7 +28,7 @@ class _State:
     waiting: int | None = None
 
 
-def leave_when_told() -> None:
+def install_handlers() -> None:
     """From now on a signal ends the process in order, with the code 128 + n; a second one at once."""
     for number in heeded():
         signal.signal(number, _leave)
@@ -61,7 +61,7 @@ def attended(action: Callable[[int], NoReturn]) -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """While the body runs, which takes seconds, the first signal waits for its end; a second one ends all."""
     _State.is_held_back = True
     try:
@@ -101,7 +101,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int) -> NoReturn:
     say([f"{told(number)} (stages that are done are kept)"])
-    last = threading.Timer(SECONDS_TO_LEAVE, end_now, (128 + number,))
+    last = threading.Timer(SECONDS_TO_EXIT, force_exit, (128 + number,))
     last.daemon = True
     last.start()
     raise SystemExit(128 + number)

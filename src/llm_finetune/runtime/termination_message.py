@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llm_finetune.runtime.logging import plain, tell
-from llm_finetune.runtime.outcome import Ending
+from llm_finetune.runtime.outcome import Outcome
 from llm_finetune.storage.results import write_json
 
 TERMINATION_LOG = "TERMINATION_LOG"
@@ -33,7 +33,7 @@ def say(problems: Sequence[str]) -> None:
     tell(*(f"error: {problem}" for problem in problems))
 
 
-def leave_to_kubernetes(ending: Ending) -> None:
+def leave_to_kubernetes(ending: Outcome) -> None:
     """Writes the end of this pod to its termination log."""
     file = Path(os.environ.get(TERMINATION_LOG, "/dev/termination-log"))
     words = plain(ending.message).encode()[-KUBERNETES_READS_BYTES:].decode(errors="ignore")

@@ -12,16 +12,16 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from llm_finetune.errors import GroupError
-from llm_finetune.runtime.heartbeat import fall_silent
+from llm_finetune.runtime.heartbeat import remove_heartbeat
 
 
-def end_now(exit_code: int) -> NoReturn:
+def force_exit(exit_code: int) -> NoReturn:
     """Ends this process at once.
 
     An orderly exit would wait for a thread that hangs; and where the group was not left in order, torch's own
     threads abort it, with a code that hides what went wrong.
     """
-    fall_silent()
+    remove_heartbeat()
     with suppress(OSError):  # the terminal may be gone
         logging.shutdown()
         sys.stdout.flush()
@@ -29,7 +29,7 @@ def end_now(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-def end_after(
+def exit_after(
     seconds: float, last_words: Callable[[], str], exit_code: int = GroupError.exit_code
 ) -> threading.Timer:
     """Starts a timer that ends this process with `exit_code`, unless it is cancelled.
@@ -42,7 +42,7 @@ def end_after(
         faulthandler.dump_traceback(file=sys.stderr)
         with suppress(OSError):  # nobody may be there to read them
             print(last_words(), file=sys.stderr, flush=True)  # last, where the launcher looks for them
-        end_now(exit_code)
+        force_exit(exit_code)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -51,9 +51,9 @@ def end_after(
 
 
 @contextmanager
-def ended_after(seconds: float, last_words: Callable[[], str]) -> Iterator[None]:
+def exit_on_timeout(seconds: float, last_words: Callable[[], str]) -> Iterator[None]:
     """Ends this process if the body takes longer than `seconds`."""
-    timer = end_after(seconds, last_words)
+    timer = exit_after(seconds, last_words)
     try:
         yield
     finally:

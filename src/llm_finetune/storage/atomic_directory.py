@@ -35,7 +35,7 @@ CODE = "*.py"
 
 
 @contextmanager
-def whole_folder(folder: Path, size_bytes: int, replaces: str | None = None) -> Iterator[Path]:
+def atomic_directory(folder: Path, size_bytes: int, replaces: str | None = None) -> Iterator[Path]:
     """Gives a folder aside to write into; once the block is done it takes the place of `folder`.
 
     Two at once would each undo what the other did: the second is refused.
@@ -64,7 +64,7 @@ def whole_folder(folder: Path, size_bytes: int, replaces: str | None = None) -> 
 
 
 def check_replaceable(folder: Path, replaces: str | None = None) -> None:
-    """Raises OutputError where `whole_folder` would not replace what is there, or could not write."""
+    """Raises OutputError where `atomic_directory` would not replace what is there, or could not write."""
     folder = Path(os.path.realpath(folder))
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; name a folder")
@@ -92,14 +92,14 @@ def _is_guarded(folder: Path, parent: Path) -> bool:
 
 
 def write_config(config: PretrainedConfig, output: Path, *, code: bool) -> None:
-    """Writes config.json; it names Python files only where `copy_companions` brings them."""
+    """Writes config.json; it names Python files only where `copy_auxiliary_files` brings them."""
     config = copy.deepcopy(config)
     if not code and hasattr(config, "auto_map"):
         del config.auto_map
     config.save_pretrained(output)
 
 
-def copy_companions(folders: list[Path], output: Path, *, code: bool) -> None:
+def copy_auxiliary_files(folders: list[Path], output: Path, *, code: bool) -> None:
     """Copies tokenizer, chat template, generation settings and the like; a later folder's files win.
 
     Args:

@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NoReturn
 
-from llm_finetune.checkpoints.save_lock import Keeper
+from llm_finetune.checkpoints.save_lock import SaveLock
 from llm_finetune.distributed.failure import Failure
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import UserError
 from llm_finetune.runtime import shutdown
 from llm_finetune.runtime.termination_message import say
-from llm_finetune.runtime.watchdog import end_now
+from llm_finetune.runtime.watchdog import force_exit
 
 
-class Leaving:
+class InterruptionHandler:
     """Around the training: however it ends early, rank 0 keeps the last finished step first.
 
     For a signal or a peer's failure this happens in a thread of its own, which then ends the process: the
@@ -26,7 +26,7 @@ class Leaving:
         step: tells the last finished step.
     """
 
-    def __init__(self, group: Group, keeper: Keeper, step: Callable[[], int]) -> None:
+    def __init__(self, group: Group, keeper: SaveLock, step: Callable[[], int]) -> None:
         self._group, self._keeper, self._step = group, keeper, step
         self._open = ExitStack()
 
@@ -44,7 +44,7 @@ class Leaving:
             self._open.close()
 
     def _keep(self) -> None:
-        if self._group.ranks.is_writer:
+        if self._group.ranks.is_main_process:
             self._keeper.keep()
 
     def _for_signal(self, number: int) -> NoReturn:
@@ -57,10 +57,10 @@ class Leaving:
         except UserError as error:
             say(error.problems)
         finally:
-            end_now(128 + number)
+            force_exit(128 + number)
 
     def _for_peer(self, failure: Failure) -> None:
-        if not self._group.ranks.is_writer:
+        if not self._group.ranks.is_main_process:
             return  # its main thread hears of it too, and nothing is to be kept
         try:
             self._keep()
@@ -68,4 +68,4 @@ class Leaving:
         except UserError as error:
             say([failure.message, *error.problems])
         finally:
-            end_now(failure.exit_code)
+            force_exit(failure.exit_code)

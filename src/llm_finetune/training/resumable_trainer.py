@@ -22,15 +22,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArgum
 from llm_finetune.checkpoints import directories, manifest, weights
 from llm_finetune.checkpoints.checkpoint import read_state, reading, write_checkpoint
 from llm_finetune.checkpoints.optimizer_state import load_optimizer
-from llm_finetune.checkpoints.save_lock import Keeper
+from llm_finetune.checkpoints.save_lock import SaveLock
 from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.data import Split
-from llm_finetune.data.batches import DealtBatches, deal
+from llm_finetune.data.batches import DistributedBatchSampler, deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import LossError, SettingsError
 from llm_finetune.runtime.rank_progress import apart, begin_loop, end_loop
 from llm_finetune.storage.errors import writing
-from llm_finetune.training.interruption import Leaving
+from llm_finetune.training.interruption import InterruptionHandler
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -65,8 +65,8 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         self.rows, self.pad_id, self.group, self.save_minutes = rows, pad_id, group, save_minutes
         self.progress = self.saved = Progress()
         self.saved_at = time.monotonic()
-        self.keeper = Keeper(self._keep)
-        self.batches: DealtBatches
+        self.keeper = SaveLock(self._keep)
+        self.batches: DistributedBatchSampler
         self.turn = 0  # batches of this epoch that this rank has been through
         self.step_loss, self.tokens_seen, self.tokens_of_all = 0.0, 0, 0
         self.save_is_due = self.has_stepped = self.is_epoch_end = False
@@ -79,7 +79,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         """
         if checkpoint:
             self.progress = self.saved = read_state(checkpoint)
-        leaving = Leaving(self.group, self.keeper, lambda: self.progress.step)
+        leaving = InterruptionHandler(self.group, self.keeper, lambda: self.progress.step)
         # Checkpoints tell themselves what they cannot write; curves (reportTo) do not.
         with leaving, writing(Path(self.args.output_dir)):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -95,7 +95,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         batch_size, seed = self.args.per_device_train_batch_size, self.args.seed
         loader = deal(self.rows, batch_size, self.group.ranks, self.pad_id, seed)
-        assert isinstance(loader.batch_sampler, DealtBatches)
+        assert isinstance(loader.batch_sampler, DistributedBatchSampler)
         self.batches = loader.batch_sampler
         return loader
 
@@ -200,7 +200,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         if ranks.size > 1 and not self.args.ddp_find_unused_parameters and self._without_gradient():
             raise self._unused()
         is_due = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
-        mine = [self.step_loss / ranks.size, self.tokens_seen, ranks.is_writer and is_due]
+        mine = [self.step_loss / ranks.size, self.tokens_seen, ranks.is_main_process and is_due]
         self.step_loss, tokens, due = self.group.sum_(mine)
         self.tokens_of_all, self.save_is_due = int(tokens), bool(due)
         self.keeper.move()
@@ -268,7 +268,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, *_: Any) -> None:
         self._settle()
-        if self.group.ranks.is_writer:
+        if self.group.ranks.is_main_process:
             self._keep()
 
     def _keep(self) -> None:

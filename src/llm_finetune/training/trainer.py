@@ -133,7 +133,7 @@ class RowTrainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.display = ProgressReports(visible=group.ranks.is_writer)
+        self.display = ProgressReports(visible=group.ranks.is_main_process)
         self.add_callback(self.display)
 
     def compute_loss(

@@ -15,8 +15,8 @@ from llm_finetune.kernels.compile import NotCompiledError
 from llm_finetune.kernels.equivalence_check import on_trial
 from llm_finetune.kernels.precision import Precision
 from llm_finetune.kernels.training import attention, bindings, output_head
-from llm_finetune.kernels.training.optimize import Switches, quicken, quicken_adapters
-from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.kernels.training.optimize import Switches, optimize_lora_layers, optimize_model
+from llm_finetune.kernels.training.output_head import FusedLinearCrossEntropyHead
 from llm_finetune.models.adapters import ALL_LINEAR, LoraPlan, add_adapters
 from llm_finetune.objectives.sft import label_log_probs
 from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
@@ -63,7 +63,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def made_fast(model: Any, switches: Switches | None = None, precision: Precision | None = None) -> Any:
     ask = partial(label_log_probs, model)
-    quicken(model, switches or Switches(), ask, ignored=IGNORE_INDEX, precision=precision)
+    optimize_model(model, switches or Switches(), ask, ignored=IGNORE_INDEX, precision=precision)
     return model
 
 
@@ -100,7 +100,7 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_adapter_in_fp32(architecture: str, passes: str) -> None:
     fast = with_adapter(made_fast(tiny_model(architecture)))
-    quicken_adapters(fast, "on")
+    optimize_lora_layers(fast, "on")
     assert_equal(fast, with_adapter(tiny_model(architecture)), 1e-5)
 
 
@@ -112,7 +112,7 @@ def test_all_weights_in_fp32(architecture: str, passes: str) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_adapter_in_bf16_is_as_near_to_fp32_as_the_plain_one(architecture: str, passes: str) -> None:
     fast = with_adapter(made_fast(tiny_model(architecture).bfloat16()))
-    quicken_adapters(fast, "on")
+    optimize_lora_layers(fast, "on")
     exact, exact_grads = outcome(with_adapter(tiny_model(architecture).bfloat16().float()))
     plain, plain_grads = outcome(with_adapter(tiny_model(architecture).bfloat16()))
     found, found_grads = outcome(fast)
@@ -148,7 +148,7 @@ def test_what_is_taken() -> None:
     """Otherwise the tests above would compare a model with itself."""
     model = made_fast(tiny_model("llama"))
     assert model.config._attn_implementation == attention.NAME
-    assert isinstance(model.get_output_embeddings(), LabelHead)
+    assert isinstance(model.get_output_embeddings(), FusedLinearCrossEntropyHead)
     assert bindings.kernels() is None or "forward" in vars(model.model.norm)
     assert with_adapter(model).get_output_embeddings() is model.get_output_embeddings()
 
@@ -184,7 +184,7 @@ def test_attention_that_drops_weights_stays_the_models_own(
         model = made_fast(tiny_model(architecture, **rates)).train()
     assert model.config._attn_implementation != attention.NAME
     assert "the model's own attention (NotImplementedError: it wants dropout)" in caplog.text
-    assert isinstance(model.get_output_embeddings(), LabelHead)
+    assert isinstance(model.get_output_embeddings(), FusedLinearCrossEntropyHead)
     outcome(model)
     with pytest.raises(ModelError, match=r"speed\.attention: found on.*dropout"):
         made_fast(tiny_model(architecture, **rates), Switches(attention="on"))
@@ -246,7 +246,7 @@ def test_checkpointed_activations_change_nothing() -> None:
     results = []
     for checkpointed in (False, True):
         model = with_adapter(made_fast(tiny_model("llama")), dropout=0.3)
-        quicken_adapters(model, "on")
+        optimize_lora_layers(model, "on")
         model.train()
         if checkpointed:
             model.enable_input_require_grads()
@@ -278,7 +278,7 @@ def test_a_loss_that_is_not_a_number_stays_one(passes: str) -> None:
 
 def test_a_batch_without_a_label_gives_none() -> None:
     model = with_adapter(made_fast(tiny_model("llama")))
-    quicken_adapters(model, "on")
+    optimize_lora_layers(model, "on")
     empty = torch.zeros(1, 2, dtype=torch.long)
     log_probs = label_log_probs(
         model, empty, torch.arange(2).unsqueeze(0), torch.full_like(empty, IGNORE_INDEX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from llm_finetune.data.records import BadRowError, Origin, Record, Schema, read_record
+from llm_finetune.data.records import InvalidRecordError, Origin, Record, Schema, read_record
 from llm_finetune.data.sources.local import RowFile
 from llm_finetune.errors import DataError
 
@@ -43,7 +43,7 @@ def read_records(files: Files, schema: Schema, problems: Problems) -> Iterator[t
                 for row, raw in file.rows():
                     try:
                         yield Origin(source, number, row), read_record(raw, schema)
-                    except BadRowError as problem:
+                    except InvalidRecordError as problem:
                         problems.add(f"{file.location}, row {row}: {problem}")
             except DataError as error:
                 for line in error.problems:

@@ -14,7 +14,7 @@ from llm_finetune.errors import ModelError
 from llm_finetune.kernels.equivalence_check import on_trial
 from llm_finetune.kernels.precision import Precision
 from llm_finetune.kernels.training import attention, layers, lora
-from llm_finetune.kernels.training.output_head import LabelHead
+from llm_finetune.kernels.training.output_head import FusedLinearCrossEntropyHead
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Switches:
     layers: Switch = "auto"
 
 
-def quicken(
+def optimize_model(
     model: Any, switches: Switches, ask: Ask, *, ignored: int, precision: Precision | None = None
 ) -> None:
     """Gives a base model fast attention, head and layers, where it says and learns the same with each.
@@ -90,7 +90,7 @@ def quicken(
         log.info("speed: the model's own %s", "; ".join(plain))
 
 
-def quicken_adapters(model: torch.nn.Module, switch: Switch) -> None:
+def optimize_lora_layers(model: torch.nn.Module, switch: Switch) -> None:
     """Gives the LoRA layers of a model, put there by peft, their fast form.
 
     Raises:
@@ -172,7 +172,7 @@ def _head(model: Any) -> Callable[[], None]:
         raise _RefusedError(f"it is a {type(head).__name__}, not a Linear")
     if not _ends_with_head(model, head):
         raise _RefusedError("the model goes on with its logits: it caps or scales them")
-    LabelHead.of(head)
+    FusedLinearCrossEntropyHead.of(head)
 
     def take_back() -> None:
         head.__class__ = torch.nn.Linear

@@ -25,7 +25,7 @@ KEPT_BYTES = 256 << 20
 """Of all labels' logits at most, kept for the gradient of trained weights: half of what those take."""
 
 
-class LabelHead(torch.nn.Linear):
+class FusedLinearCrossEntropyHead(torch.nn.Linear):
     """A model's head that, while it is told targets, gives their log-probabilities instead of logits.
 
     Attributes:
@@ -38,7 +38,7 @@ class LabelHead(torch.nn.Linear):
     @staticmethod
     def of(head: torch.nn.Linear) -> None:
         """Gives an existing head this class; its weights, name and hooks stay."""
-        head.__class__ = LabelHead
+        head.__class__ = FusedLinearCrossEntropyHead
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.targets is None:
