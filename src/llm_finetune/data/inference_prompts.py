@@ -52,7 +52,8 @@ class Asking:
                 with; text where the format is text, and only there.
 
         Raises:
-            InvalidRecordError: the chat template refuses the conversation, or the tokenizer cannot read its text.
+            InvalidRecordError: the chat template refuses the conversation, or the tokenizer cannot read its
+                text.
         """
         record = self._encoder.control_words.escaped(record) or record
         if self.format == "chat" and isinstance(record, Messages):
