@@ -32,7 +32,7 @@ RUN pip install --no-cache-dir --require-hashes --target /tmp/uv --requirement r
     && PATH="$PATH:/tmp/uv/bin" UV_NO_CACHE=1 requirements/install.sh "$STACK" --requirement pyproject.toml --extra mlflow \
     && rm -r /tmp/uv
 
-COPY README.md values.yaml ./
+COPY LICENSE README.md values.yaml ./
 COPY src src
 COPY scripts scripts
 # The package stays where `distributed.script` names it; the command `llm-finetune` runs the same files.
@@ -53,5 +53,6 @@ CMD ["llm-finetune", "--help"]
 LABEL org.opencontainers.image.title="llm-finetune" \
       org.opencontainers.image.description="Fine-tunes open language models on CPUs" \
       org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm" \
       llm-finetune.stack="${STACK}"

@@ -131,7 +131,14 @@ def test_a_checkout_packages_small(tmp_path: Path) -> None:
     assert package.stat().st_size < 200_000
     with tarfile.open(package) as archive:
         inside = {name.removeprefix("llm-finetune/").split("/")[0] for name in archive.getnames()}
-    assert inside == {"Chart.yaml", "README.md", "templates", "values.schema.json", "values.yaml"}
+    assert inside == {
+        "Chart.yaml",
+        "LICENSE",
+        "README.md",
+        "templates",
+        "values.schema.json",
+        "values.yaml",
+    }
 
 
 def test_version_is_the_packages(chart: Chart) -> None:

@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import yaml
+
 CHECKOUT = Path(__file__).parents[2]
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
 
@@ -24,6 +26,15 @@ def test_only_what_is_copied_goes_into_the_build() -> None:
 def test_the_image_says_the_version_of_the_package() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     assert f'org.opencontainers.image.version="{project["version"]}"' in DOCKERFILE
+
+
+def test_the_image_the_chart_and_the_package_bear_one_license() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHECKOUT / "Chart.yaml").read_text())
+    assert project["license-files"] == ["LICENSE"]
+    assert (CHECKOUT / "LICENSE").read_text().split()[:2] == ["Apache", "License"]
+    assert project["license"] == chart["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+    assert f'org.opencontainers.image.licenses="{project["license"]}"' in DOCKERFILE
 
 
 def test_the_preloaded_libraries_are_where_the_chart_looks_for_them() -> None:
