@@ -139,12 +139,3 @@ def test_a_checkout_packages_small(tmp_path: Path) -> None:
         "values.schema.json",
         "values.yaml",
     }
-
-
-def test_version_is_the_packages(chart: Chart) -> None:
-    import tomllib
-
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    meta = yaml.safe_load((chart.folder / "Chart.yaml").read_text())
-    assert meta["name"] == project["name"]
-    assert meta["version"] == meta["appVersion"] == project["version"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from cli_runner import SRC
+from llm_finetune import __version__
 from llm_finetune.config import Settings
 
 
@@ -31,6 +32,17 @@ def test_help_names_every_key_and_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("loaded set()"), done.stdout + done.stderr
     for name in Settings.entries():
         assert name in done.stdout
+
+
+def test_the_version_is_the_packages_and_loads_nothing_heavy() -> None:
+    done = python(
+        "sys.argv = ['llm-finetune', '--version']\n"
+        "from llm_finetune.cli import main\n"
+        "try: main.main()\n"
+        f"finally: print('loaded', {HEAVY} & set(sys.modules))"
+    )
+    assert done.stdout.splitlines() == [f"llm-finetune {__version__}", "loaded set()"], done.stderr
+    assert done.returncode == 0
 
 
 def test_broken_settings_are_refused_before_anything_heavy_loads() -> None:

@@ -23,11 +23,6 @@ def test_only_what_is_copied_goes_into_the_build() -> None:
     assert {line[1:] for line in ignore if line.startswith("!")} == copied
 
 
-def test_the_image_says_the_version_of_the_package() -> None:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    assert f'org.opencontainers.image.version="{project["version"]}"' in DOCKERFILE
-
-
 def test_the_image_the_chart_and_the_package_bear_one_license() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((CHECKOUT / "Chart.yaml").read_text())

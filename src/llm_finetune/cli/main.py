@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from llm_finetune import __version__
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.host.interpreter import keep_working_folder_out
 from llm_finetune.runtime import standard_streams
@@ -43,8 +44,20 @@ class WithKeys(TyperCommand):
         formatter.write(f"\nKeys of the values files:\n\n{help_text()}\n")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        standard_streams.show(f"llm-finetune {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def about(context: typer.Context) -> None:
+def about(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
     """Fine-tunes open language models on CPUs, from the same values files as the Helm chart."""
     # A worker starts the user's own script, which may lie beside modules of its own.
     if context.invoked_subcommand != "worker":
