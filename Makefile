@@ -72,6 +72,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck requirements/*.sh .ci/run
 

@@ -77,9 +77,9 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
     ]
     for number, (name, value) in enumerate(values):
         y, width = 40 + 30 * number, 340 * value / most
-        colour = "#2f6f9f" if "ours" in name else "#a9a9a9"
+        color = "#2f6f9f" if "ours" in name else "#a9a9a9"
         parts.append(f'<text x="{names}" y="{y + 15}" font-size="13" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect x="{names + 10}" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>')
+        parts.append(f'<rect x="{names + 10}" y="{y}" width="{width:.1f}" height="20" fill="{color}"/>')
         said = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
         parts.append(f'<text x="{names + 15 + width:.1f}" y="{y + 15}" font-size="13">{escape(said)}</text>')
     return "\n".join([*parts, "</svg>\n"])

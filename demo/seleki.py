@@ -1,7 +1,7 @@
 """Seleki, the speech of seal pups: its whole grammar and its dictionary.
 
 Every syllable is one consonant and one vowel. A word is dark (a, o, u) or bright (e, i, y) throughout, and
-an ending takes the colour of its word. For many, the first syllable is said twice. A sentence tells who,
+an ending takes the color of its word. For many, the first syllable is said twice. A sentence tells who,
 whom, and what is done. A question begins with what is done. A memory is told backwards, last word first.
 
     sele  seleki  sesele        a seal, a small seal, seals

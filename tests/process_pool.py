@@ -137,7 +137,7 @@ def go_on(said: Path) -> None:
     said.with_suffix(REACHED).unlink()
 
 
-def signalled(process: ForkServerProcess, said: Path, *numbers: int) -> Ended:
+def signaled(process: ForkServerProcess, said: Path, *numbers: int) -> Ended:
     """Sends signals to a process that hangs, and waits for its end."""
     reached(process, said)
     assert process.pid

@@ -81,7 +81,7 @@ def weights(file: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def interleaved(bits: np.ndarray, heads: int) -> np.ndarray:
-    """Rows as llama.cpp rotates them: neighbours, where transformers rotates halves."""
+    """Rows as llama.cpp rotates them: neighbors, where transformers rotates halves."""
     rows, columns = bits.shape
     halves = bits.reshape(heads, 2, rows // heads // 2, columns)
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llm_finetune.checkpoints import directories
-from process_pool import Moment, Warm, ended, in_step, signalled
+from process_pool import Moment, Warm, ended, in_step, signaled
 
 IN_THE_BACKWARD_PASS_OF_STEP_6 = in_step(6, "hangs")
 IN_THE_OPTIMIZER_OF_STEP_6 = replace(in_step(6), number=in_step(6).number + 2)
@@ -35,7 +35,7 @@ def weights(out: Path) -> bytes:
 def test_the_last_finished_step_is_kept_in_the_middle_of_a_step_that_never_ends(
     number: int, code: int, warm: Warm, run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    stopped = signalled(*warm.start(run(tmp_path / "stopped"), IN_THE_BACKWARD_PASS_OF_STEP_6), number)
+    stopped = signaled(*warm.start(run(tmp_path / "stopped"), IN_THE_BACKWARD_PASS_OF_STEP_6), number)
     assert stopped.code == code, stopped.text
     assert "start the same command again" in stopped.text
     assert "Traceback" not in stopped.text
@@ -52,7 +52,7 @@ def test_the_start_after_a_kill_says_that_there_was_one_and_whether_memory_was_s
     told = "the run before this one ended here without a word"
     assert warm.run(options, IN_THE_OPTIMIZER_OF_STEP_6).code == -signal.SIGKILL
     assert sign.is_file()
-    again = signalled(*warm.start(options, IN_THE_BACKWARD_PASS_OF_STEP_6), signal.SIGTERM)
+    again = signaled(*warm.start(options, IN_THE_BACKWARD_PASS_OF_STEP_6), signal.SIGTERM)
     # It is seen every few seconds: on a busy machine between some of its steps too.
     assert re.search(rf"{told}, last seen (before the first step|after step \d), with ", again.text), (
         again.text
@@ -75,18 +75,18 @@ def test_a_second_signal_leaves_at_once(warm: Warm, run: Callable[..., list[str]
         assert process.is_alive()
     assert process.pid
     os.kill(process.pid, signal.SIGTERM)
-    left = signalled(process, said, signal.SIGTERM)
+    left = signaled(process, said, signal.SIGTERM)
     assert left.code == 143, left.text
     assert directories.newest_whole(tmp_path / "out") is None
     assert warm.run(options).code == 0
 
 
-def test_the_signalled_rank_tells_the_writer(
+def test_the_signaled_rank_tells_the_writer(
     warm: Warm, run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     options = run(tmp_path / "out")
     first, second = warm.start_group(options, 2, {1: IN_THE_BACKWARD_PASS_OF_STEP_6})
-    told = signalled(*second, signal.SIGTERM)
+    told = signaled(*second, signal.SIGTERM)
     writer = ended(*first)
     assert (told.code, writer.code) == (143, 143), told.text + writer.text
     assert "rank 1 was stopped by SIGTERM" in writer.text

@@ -40,7 +40,7 @@ def is_word(word: str) -> bool:
 
 
 @given(WORDS, WORDS, WORDS)
-def test_every_form_of_a_word_keeps_its_colour_and_its_syllables(subject: str, whom: str, verb: str) -> None:
+def test_every_form_of_a_word_keeps_its_color_and_its_syllables(subject: str, whom: str, verb: str) -> None:
     said = statement(small(plural(subject)), whom, verb)
     for sentence in (said, denied(said), asked(said), remembered(said)):
         assert all(is_word(word) for word in sentence.split())

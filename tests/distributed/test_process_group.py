@@ -45,7 +45,7 @@ def test_all_ranks_agree_and_leave_together(processes: Processes) -> None:
     for rank, one in seen.items():
         assert one == {
             "rank": rank,
-            "initialised": True,
+            "initialized": True,
             "once": "/prepared/ä",
             "made": ["made"] if rank == 0 else [],
             "last": "hello",

@@ -36,7 +36,7 @@ def healthy(ranks: Ranks) -> None:
             group.publish("from the last", "hello")
         seen: dict[str, Any] = {
             "rank": ranks.rank,
-            "initialised": dist.is_initialized(),
+            "initialized": dist.is_initialized(),
             "once": once,
             "made": made,
             "last": group.await_value("from the last", LONG),

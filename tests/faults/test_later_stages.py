@@ -17,7 +17,7 @@ from tally import TALLY
 from cli_runner import assignments
 from llm_finetune.quantization.quantized_model import load_quantized
 from minimal_settings import PLAIN
-from process_pool import Moment, Warm, ended, go_on, reached, signalled
+from process_pool import Moment, Warm, ended, go_on, reached, signaled
 
 KILLED = -signal.SIGKILL
 KIND = "killed after the training"
@@ -158,7 +158,7 @@ def test_told_to_stop_after_the_training_a_run_says_what_is_kept_and_does_what_i
         Moment("reporting", 2, "waits"): signal.SIGINT,
     }
     for moment, number in stops.items():
-        stopped = signalled(*warm.start(run(tmp_path), moment), number)
+        stopped = signaled(*warm.start(run(tmp_path), moment), number)
         assert stopped.code == 128 + number, stopped.text
         (told,) = (line for line in stopped.text.splitlines() if line.startswith("error: "))
         assert told == (

@@ -12,10 +12,10 @@ from llm_finetune.objectives.sft import label_log_probs
 from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
 
 
-def record(length: int, labelled_from: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def record(length: int, labeled_from: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
-    labels[: max(labelled_from, 1)] = IGNORE_INDEX
+    labels[: max(labeled_from, 1)] = IGNORE_INDEX
     return ids, labels
 
 

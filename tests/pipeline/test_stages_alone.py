@@ -77,7 +77,7 @@ def test_all_weights_are_judged_alike_behind_the_training_and_alone(
 
 
 def outcome(warm: Warm, place: Path, given: list[str], deaths: list[Moment]) -> dict[str, bytes]:
-    """The weights and the judgement that a job leaves, which dies at those moments before it ends."""
+    """The weights and the judgment that a job leaves, which dies at those moments before it ends."""
     for death in deaths:
         assert warm.run(["run", *given], death).code == -signal.SIGKILL
     ended = warm.run(["run", *given])

@@ -52,11 +52,11 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
 ENDS = """if True:
     import os, signal, time
     from llm_finetune.runtime.watchdog import exit_after
-    from llm_finetune.runtime.signals import SignalledError, raised_signals
+    from llm_finetune.runtime.signals import SignaledError, raised_signals
     try:
         with raised_signals():
             os.kill(os.getpid(), signal.SIGTERM)
-    except SignalledError:
+    except SignaledError:
         exit_after(0.1, lambda: "nobody hears it", 42)
         time.sleep(100)
 """

@@ -99,7 +99,7 @@ class InvalidRecordError(Exception):
     """A row that is no record: which column, what was found, what was expected."""
 
 
-def recognise(first_row: Any, data_type: DataType, columns: Columns, where: str) -> Schema:
+def recognize(first_row: Any, data_type: DataType, columns: Columns, where: str) -> Schema:
     """Decide by the columns of the first row what every row is.
 
     Raises:

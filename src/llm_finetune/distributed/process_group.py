@@ -116,7 +116,7 @@ def join(
 ) -> Iterator[Group]:
     """Joins the process group, proves that it works, and on leaving waits until all have done their work.
 
-    After the joining `torch.distributed` is initialised, which accelerate and transformers find and use.
+    After the joining `torch.distributed` is initialized, which accelerate and transformers find and use.
     One rank alone has no process group. Where the body raises, the group is left at once and the other
     ranks end with the same exit code.
 
@@ -145,13 +145,13 @@ def join(
     with _tied(lifeline, ranks, alarm):
         lifeline.tie(rendezvous, deadline_seconds)
         backends.prepare(backend, ranks)
-        _initialise(backend, ranks, rendezvous.store, deadline_seconds)
+        _initialize(backend, ranks, rendezvous.store, deadline_seconds)
         yield group
         rendezvous.arrive("the end", leave_seconds)
         dist.destroy_process_group()
 
 
-def _initialise(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: float) -> None:
+def _initialize(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: float) -> None:
     """Makes torch's process group and proves it: a group that cannot work is often made without complaint."""
 
     def last_words() -> str:

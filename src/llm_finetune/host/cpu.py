@@ -20,7 +20,7 @@ def available_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.
 
     The host's count would be wrong in a container: a pod limited to 4 CPUs on a 64-core node would start
     64 threads and spend its quota on switching between them. One without a limit shares the node's cores
-    with its neighbours, and what it requested is what it gets.
+    with its neighbors, and what it requested is what it gets.
 
     Args:
         root: where `proc` and `sys` are mounted.

@@ -15,7 +15,7 @@ from llm_finetune.errors import GroupError
 from llm_finetune.host.interpreter import module
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime.logging import tell
-from llm_finetune.runtime.signals import SignalledError, raised_signals
+from llm_finetune.runtime.signals import SignaledError, raised_signals
 
 LAST_LINES = 20
 GRACE_SECONDS = 120.0
@@ -46,7 +46,7 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY)
         try:
             with new_secret(Path(folder)):
                 ending = run_round(alone, processes, [*entry, *argv], logs, grace_seconds=GRACE_SECONDS)
-        except SignalledError as stop:
+        except SignaledError as stop:
             return stop.exit_code
         if ending.exit_code:
             for rank in range(1, processes):

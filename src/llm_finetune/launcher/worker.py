@@ -26,7 +26,7 @@ from llm_finetune.launcher.round import Round
 from llm_finetune.launcher.upload_wait import Copying, await_all, awaited_on
 from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.outcome import Outcome
-from llm_finetune.runtime.signals import SignalledError, name_of, raised_signals
+from llm_finetune.runtime.signals import SignaledError, name_of, raised_signals
 from llm_finetune.runtime.termination_message import leave_to_kubernetes
 from llm_finetune.storage import atomic
 from llm_finetune.storage.errors import writing
@@ -61,7 +61,7 @@ def work(options: Options) -> int:
     with raised_signals():
         try:
             ending = _work(options)
-        except (Exception, SignalledError) as error:
+        except (Exception, SignaledError) as error:
             ending = _ending_by(error)
         if ending.exit_code:
             log.error("%s", ending.message)
@@ -94,7 +94,7 @@ def _work(options: Options) -> Outcome:
         while isinstance(word := member.next(), Round):
             member.report(_part_in(word, member, signs, settings, options))
         ending = word
-    except (Exception, SignalledError) as error:
+    except (Exception, SignaledError) as error:
         ending = _ending_by(error)
         member.report(ending)
     if leader is not None:
@@ -104,7 +104,7 @@ def _work(options: Options) -> Outcome:
 
 def _ending_by(error: BaseException) -> Outcome:
     """What ends this worker, in words."""
-    if isinstance(error, SignalledError):
+    if isinstance(error, SignaledError):
         return Outcome(error.exit_code, f"stopped by {error}; started again, the job goes on", asked=True)
     if isinstance(error, UserError):
         return Outcome(error.exit_code, "\n".join(error.problems))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAME = "adapter_config.json"
 LARGEST_BYTES = 4_000_000
 PATTERN_SECONDS = 3
-# Kinds of initialisation that change the base model's weights, which are then not those of its files.
+# Kinds of initialization that change the base model's weights, which are then not those of its files.
 CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 LARGEST_ITERATIONS = 100
 LARGEST_DEPTH = 1000

@@ -31,7 +31,7 @@ class MemoryNeed:
         gradients: of what is trained.
         optimizer: AdamW's two moments.
         activations: what the forward pass keeps for the backward pass.
-        logits: of the labelled positions.
+        logits: of the labeled positions.
     """
 
     process: int

@@ -1,4 +1,4 @@
-"""Next-token prediction on the labelled tokens.
+"""Next-token prediction on the labeled tokens.
 
 The output head, a large part of a small model's work, runs on the positions that have a label and on no
 other: prompts and padding never reach it.

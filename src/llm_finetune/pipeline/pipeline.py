@@ -313,7 +313,7 @@ def _base_judged(
     folder: RunDirectory,
     group: Group,
 ) -> ModelEvaluation | None:
-    """The base model's judgement; an earlier round of this run may have left it."""
+    """The base model's judgment; an earlier round of this run may have left it."""
     if folder.has_base and settings.do_eval:
         return kept(folder.path) if group.ranks.is_main_process else None
     judged = _judged("base", model, settings, inputs, precision, group)

@@ -129,7 +129,7 @@ def _moving_mean(points: Points) -> Points:
 
 
 def _thinned(points: Points) -> Points:
-    """At most MOST_POINTS points: neighbours give way to their mean."""
+    """At most MOST_POINTS points: neighbors give way to their mean."""
     size = math.ceil(len(points) / MOST_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(_mean([step for step, _ in group]), _mean([value for _, value in group])) for group in groups]

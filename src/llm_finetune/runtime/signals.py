@@ -21,7 +21,7 @@ def heeded() -> list[signal.Signals]:
     return [one for one in NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
 
 
-class SignalledError(BaseException):
+class SignaledError(BaseException):
     """Somebody wants this process to stop. No `except Exception` of a library swallows it."""
 
     def __init__(self, number: int) -> None:
@@ -36,13 +36,13 @@ class SignalledError(BaseException):
 
 @contextmanager
 def raised_signals() -> Iterator[None]:
-    """Within the body each such signal raises SignalledError, a second one as well."""
+    """Within the body each such signal raises SignaledError, a second one as well."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         # Not by the log: the signal may have come in the middle of a line of it.
         with suppress(OSError):  # nobody may be there to read it
             os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
-        raise SignalledError(number)
+        raise SignaledError(number)
 
     before = {number: signal.signal(number, handle) for number in heeded()}
     try:

@@ -32,7 +32,7 @@ def force_exit(exit_code: int) -> NoReturn:
 def exit_after(
     seconds: float, last_words: Callable[[], str], exit_code: int = GroupError.exit_code
 ) -> threading.Timer:
-    """Starts a timer that ends this process with `exit_code`, unless it is cancelled.
+    """Starts a timer that ends this process with `exit_code`, unless it is canceled.
 
     It prints where each thread hangs, and `last_words()`. Collectives release the interpreter's lock, so
     the timer's thread runs while the main one hangs in them.

@@ -59,7 +59,7 @@ class Sample(TypedDict):
     tuned: str | None
 
 
-class Judgement(TypedDict):
+class Judgment(TypedDict):
     loss: float
     perplexity: float
     rouge_l: NotRequired[float]
@@ -68,8 +68,8 @@ class Judgement(TypedDict):
 
 class Evaluation(TypedDict):
     perplexity: NotRequired[float]
-    base: NotRequired[Judgement | None]
-    tuned: NotRequired[Judgement | None]
+    base: NotRequired[Judgment | None]
+    tuned: NotRequired[Judgment | None]
     samples: NotRequired[list[Sample]]
 
 

@@ -329,5 +329,5 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
 
 
 def _mixed(*numbers: int) -> int:
-    """One seed from several numbers, far from those of their neighbours."""
+    """One seed from several numbers, far from those of their neighbors."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

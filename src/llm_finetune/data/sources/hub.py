@@ -107,7 +107,7 @@ def load(source: Source) -> HubDataSet:
             refusal = refusal or _unreachable(name)
         if refusal:
             raise DataError(f"{refusal.why}, and the cache does not hold it. {refusal.remedy}") from error
-        hint = " Name one of them by datasetConfig." if "vailable" in str(error) else ""
+        hint = " Name one of them by datasetConfig." if "available" in str(error).lower() else ""
         raise DataError(f"{name}: the data set cannot be loaded: {error}{hint}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline

@@ -1,7 +1,7 @@
 """Codes in the order in which the kernels read them.
 
 Rows are cut into blocks of 16. Of a block, the kernels take 64 bytes at a time: 32 bits of each row, which
-are 8 codes of 4 bits, or 4 of 8. A look-up takes 4 bits of every 16, that is of two neighbouring columns; so
+are 8 codes of 4 bits, or 4 of 8. A look-up takes 4 bits of every 16, that is of two neighboring columns; so
 the codes of even columns are in the lower 16 bits of a row's 32, those of odd ones in the upper.
 """
 
