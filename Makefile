@@ -73,6 +73,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
+	$(BIN)/python -m llm_finetune.config.codegen --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck requirements/*.sh .ci/run
 
