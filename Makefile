@@ -15,7 +15,7 @@ DEMO := demo/out
 # Where the peers that `make benchmark` compares with are installed.
 export PEERS ?= $(HOME)/.cache/llm-finetune/peers
 
-.PHONY: help install demo demo-files test fuzz faults cluster-test lint typecheck benchmark benchmark-peers generate lock clean
+.PHONY: help install demo demo-files test fuzz faults cluster-test lint typecheck benchmark benchmark-peers generate lock dist clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
@@ -27,6 +27,7 @@ help:
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
 	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
 	@echo "make benchmark   measure it in turns with what else there is, which is installed first (40 minutes)"
+	@echo "make dist        wheel, source package and chart package, into dist/"
 	@echo "make lock        pin the newest versions that fit, with their hashes"
 
 install: $(INSTALLED)
@@ -74,6 +75,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 	$(BIN)/python -m llm_finetune.config.codegen --check
+	$(BIN)/helm lint . --strict --quiet
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck requirements/*.sh .ci/run
 
@@ -99,6 +101,12 @@ lock:
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
 	$(LOCK) requirements/openmp.in --no-deps --output-file requirements/openmp.txt
+
+# What a release hands out, beside the image.
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/uv build --quiet --build-constraints requirements/build.txt --require-hashes --out-dir dist
+	$(BIN)/helm package . --destination dist
 
 # On an idle machine: 40 minutes on two cores. Tables, JSON and pictures: benchmarks/results.
 benchmark: $(INSTALLED) benchmark-peers
