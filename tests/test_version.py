@@ -35,5 +35,9 @@ def test_the_image_is_the_packages() -> None:
     assert f'org.opencontainers.image.version="{__version__}"' in text("Dockerfile")
 
 
+def test_the_citation_is_the_packages() -> None:
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == __version__
+
+
 def test_the_image_is_built_under_the_tag_that_the_chart_asks_for() -> None:
     assert set(re.findall(r"llm-finetune:(\d[\w.]*\w)", text("README.md"))) == {__version__}
