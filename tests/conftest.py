@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def own_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llm_finetune.host.allocator.start_again_with", lambda variables: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> None:
+    """A job that ran in this process has set its own."""
+    logging.getLogger("llm_finetune").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -48,7 +48,8 @@ def test_check_says_that_no_result_could_be_written(
     model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    values = {"modelNameOrPath": str(model_folder), "train__outputDir": str(tmp_path / "file" / "out")}
+    output = str(tmp_path / "file" / "out")
+    values = {"modelNameOrPath": str(model_folder), "train__outputDir": output, "train__bf16": "auto"}
     outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
     assert outcome.code == 5, outcome.text
     assert f"{tmp_path}/file/out: cannot be written" in outcome.text

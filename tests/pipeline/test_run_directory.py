@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,30 @@ import pytest
 
 from llm_finetune.config import load
 from llm_finetune.pipeline import fingerprint
-from llm_finetune.pipeline.run_directory import RunDirectory, inspect_run
+from llm_finetune.pipeline.run_directory import RunDirectory, StageOutput, inspect_run
+from llm_finetune.stages import STAGES
 from llm_finetune.storage import results
 
 OPTIONS = ["distributed.doQuantize=true"]
 
 
-def stages(*changes: str) -> dict[str, fingerprint.StageInputs]:
-    values = load([], set_values=[*OPTIONS, *changes]).settings.to_values()
-    return fingerprint.of_stages(values, "model", "records", "validation")
+def outputs(path: Path, *changes: str) -> list[StageOutput]:
+    """What each stage of a job leaves."""
+    options = [*OPTIONS, f"distributed.train.outputDir={path}", *changes]
+    settings = load([], set_values=options).settings
+    sources = fingerprint.Sources(settings.to_values(), "model", "records", "validation")
+    return [stage.output(settings, sources) for stage in STAGES if stage.enabled(settings)]
 
 
 def finished(path: Path, *, without: str = "", beside: dict[str, Any] | None = None) -> None:
     """A run whose training and evaluation are done, as a version with other keys wrote it."""
-    found = stages()
-    old = {
-        stage: {**{key: value for key, value in inputs.items() if key != without}, **(beside or {})}
-        for stage, inputs in found.items()
-    }
+    old = [
+        replace(
+            output,
+            inputs={key: value for key, value in output.inputs.items() if key != without} | (beside or {}),
+        )
+        for output in outputs(path)
+    ]
     path.mkdir()
     (path / "adapter_config.json").write_text("{}")
     (path / "adapter_model.safetensors").touch()
@@ -36,19 +43,25 @@ def finished(path: Path, *, without: str = "", beside: dict[str, Any] | None = N
     results.write_result(path / results.HISTORY, [])
     results.write_result(path / results.ALL, {})
     folder = RunDirectory(path, continues=True)
-    results.write_result(path / results.RUN, {"deciding": old["train"], "stages": {}})
-    for stage in ("train", "evaluate"):
-        folder.finish(stage, old[stage])
+    results.write_result(path / results.RUN, {"deciding": old[0].inputs, "stages": {}})
+    for output in old[:2]:
+        folder.finish(output)
 
 
-def look(path: Path, deciding: dict[str, fingerprint.StageInputs]) -> RunDirectory:
-    return inspect_run(path, deciding, path / "quantized", overwrite=True, fresh=False)
+def look(path: Path, *changes: str) -> RunDirectory:
+    return inspect_run(path, outputs(path, *changes), overwrite=True, fresh=False)
 
 
-@pytest.mark.parametrize("key", sorted(key for key in stages()["evaluate"] if not key.endswith(")")))
+def keys() -> list[str]:
+    """Those that decide an evaluation."""
+    evaluation = outputs(Path("out"))[1]
+    return sorted(key for key in evaluation.inputs if not key.endswith(")"))
+
+
+@pytest.mark.parametrize("key", keys())
 def test_a_key_that_an_earlier_version_had_not_has_its_default(key: str, tmp_path: Path) -> None:
     finished(tmp_path / "out", without=key)
-    found = look(tmp_path / "out", stages())
+    found = look(tmp_path / "out")
     # Without a default there is nothing that the earlier version can be taken to have meant.
     assert found.continues
     assert found.done == ("train", "evaluate")
@@ -59,7 +72,7 @@ def test_a_new_key_with_another_value_than_its_default_is_another_run(
 ) -> None:
     finished(tmp_path / "out", without="distributed.train.useDora")
     with caplog.at_level(logging.WARNING):
-        found = look(tmp_path / "out", stages("distributed.train.useDora=true"))
+        found = look(tmp_path / "out", "distributed.train.useDora=true")
     assert not found.continues
     assert "distributed.train.useDora was False and is True; it gives way" in caplog.text
 
@@ -67,12 +80,12 @@ def test_a_new_key_with_another_value_than_its_default_is_another_run(
 def test_a_key_that_is_gone_or_decides_nothing_any_more_discards_nothing(tmp_path: Path) -> None:
     old = {"distributed.train.gone": 5, "distributed.train.loggingSteps": 7}
     finished(tmp_path / "out", beside=old)
-    assert look(tmp_path / "out", stages()).done == ("train", "evaluate")
+    assert look(tmp_path / "out").done == ("train", "evaluate")
 
 
 def test_other_files_are_another_run_though_no_key_differs(tmp_path: Path) -> None:
     finished(tmp_path / "out", beside={"distributed.train.outputDir (its files)": "another model"})
-    assert not look(tmp_path / "out", stages()).continues
+    assert not look(tmp_path / "out").continues
     assert not fingerprint.is_same({}, {"distributed.train (its records)": "records"})
 
 
@@ -81,6 +94,6 @@ def test_what_is_made_anew_is_named_with_the_key_that_differs(
 ) -> None:
     finished(tmp_path / "out")
     with caplog.at_level(logging.INFO):
-        found = look(tmp_path / "out", stages("distributed.eval.maxNewTokens=9"))
+        found = look(tmp_path / "out", "distributed.eval.maxNewTokens=9")
     assert found.done == ("train",)
     assert "all_results.json gives way where this job makes it: distributed.eval.maxNewTokens" in caplog.text

@@ -15,7 +15,7 @@ from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import decode
 from llm_finetune.models import loading
 from llm_finetune.models.merging import TunedModel, absent_weights
-from llm_finetune.quantization.quantize import check, check_weights, quantize
+from llm_finetune.quantization.quantize import check_quantization, check_weights, quantize
 from llm_finetune.quantization.quantized_model import is_linear, load_quantized
 from tiny_model import VOCABULARY
 
@@ -64,7 +64,7 @@ def settings_for(output: Path, algorithm: str) -> QuantizeSettings:
 def check_all(absent: list[str], folder: Path, settings: QuantizeSettings, config: Any) -> None:
     """What the dry run looks at."""
     check_weights(absent, folder)
-    check(settings, config, folder.with_name("out"))
+    check_quantization(settings, config, folder.with_name("out"))
 
 
 @pytest.mark.parametrize("algorithm", ["RTN", "GPTQ", "AWQ"])
@@ -92,7 +92,7 @@ def test_the_word_before_the_training_is_the_word_behind_it(
 def test_layers_whose_weights_are_looked_at_are_refused(tmp_path: Path) -> None:
     config = TunedModel(saved("mamba", tmp_path / "model")).config
     with pytest.raises(ModelError, match="a mamba model cannot be quantized"):
-        check(settings_for(tmp_path / "quantized", "RTN"), config, tmp_path / "out")
+        check_quantization(settings_for(tmp_path / "quantized", "RTN"), config, tmp_path / "out")
 
 
 def test_a_router_that_derives_from_a_linear_layer_is_none() -> None:

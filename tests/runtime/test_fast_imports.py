@@ -9,7 +9,7 @@ JOB_LOADS = """
 import gc, sys
 from llm_finetune.runtime.fast_imports import loading
 with loading():
-    from llm_finetune.pipeline import pipeline
+    from llm_finetune import stages
 print(*(name for name in ("datasets", "pandas", "pyarrow") if name in sys.modules))
 import datasets
 print(datasets.Dataset.from_list([{"text": "usable"}])[0]["text"], gc.isenabled(), gc.get_freeze_count() > 0)

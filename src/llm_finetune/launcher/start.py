@@ -51,8 +51,9 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     if check:
         with loading():
             from llm_finetune.pipeline.dry_run import check_job
+            from llm_finetune.stages import STAGES
 
-        standard_streams.show(check_job(settings))
+        standard_streams.show(check_job(settings, STAGES))
         return 0
     if not is_rank:
         os.environ.update(better_allocator)
@@ -69,10 +70,11 @@ def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
         with loading():
             from llm_finetune.distributed import join
             from llm_finetune.pipeline import pipeline
+            from llm_finetune.stages import STAGES
 
         deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
         stall = settings.stall_timeout_minutes * 60
         joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace, stall_seconds=stall)
         with heartbeat.beating(ranks):
-            pipeline.run(settings, joined, ahead, fresh=fresh)
+            pipeline.run(settings, STAGES, joined, ahead, fresh=fresh)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from llm_finetune.data.preview import Preview, preview
 from llm_finetune.models import adapters, loading
 from llm_finetune.models.resolve import fetch, has_weights
 from llm_finetune.pipeline.inputs import describe_model, fitted_to_model, lora_plan
+from llm_finetune.pipeline.pipeline import check
 from llm_finetune.pipeline.prepare_data import plan, remarks
+from llm_finetune.pipeline.stage import Stage
 from llm_finetune.runtime.logging import entry, indented
 from llm_finetune.storage.errors import check_writable
 
@@ -22,8 +25,11 @@ TOO_LONG = {
 }
 
 
-def check_job(settings: Settings) -> str:
+def check_job(settings: Settings, stages: Iterable[Stage]) -> str:
     """Checks model and data, and shows what training would see; downloads no weights and writes no result.
+
+    Args:
+        stages: all that there are.
 
     Raises:
         UserError: what is wrong, where, and what to do.
@@ -32,6 +38,7 @@ def check_job(settings: Settings) -> str:
     name, trust = settings.model_name_or_path, settings.trust_remote_code
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
     config, tokenizer = describe_model(settings, folder)
+    check(settings, stages, folder, config)
     if has_weights(folder):
         loading.load_weights(folder, torch.float32, trust, device="meta")
     lines = [entry(f"model    {name}: {_model(settings, config)}")]

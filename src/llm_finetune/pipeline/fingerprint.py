@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,49 +53,52 @@ def of_model(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def of_stages(values: dict[str, Any], model: str, records: str, validation: str) -> dict[str, StageInputs]:
-    """For each stage all that decides its result; a stage after another depends on that one's too.
+@dataclass(frozen=True)
+class Sources:
+    """What stages work on; a stage after another depends on that one's sources too.
 
-    Args:
+    Attributes:
         values: the settings as a tree of values keys.
         model: what `of_model` says of the base model.
         records, validation: digests of what is trained on and of what is evaluated on; empty: nothing.
     """
-    base = {"distributed.modelNameOrPath (its files)": model, "distributed.train (its records)": records}
-    judged_on = {"distributed.eval (its records)": validation}
-    if values["doTrain"]:
-        train = {
-            **base,
-            **_keys(values["train"], "distributed.train", lambda key: key not in RESUME_IGNORED_KEYS),
-            **_keys(values["eval"], "distributed.eval", lambda key: key in OF_TRAINING),
-            **(judged_on if values["eval"]["strategy"] != "no" else {}),
+
+    values: dict[str, Any]
+    model: str
+    records: str
+    validation: str
+
+    def base(self) -> StageInputs:
+        """The base model and what it is, or would be, trained on."""
+        return {
+            "distributed.modelNameOrPath (its files)": self.model,
+            "distributed.train (its records)": self.records,
         }
-        evaluate, quantize = train, train
-    else:
-        # Then what these stages work on is what stands there, whoever trained it.
-        train = base
-        evaluate = {**base, **_files(values, "train", "outputDir")}
-        quantize = {**base, **_files(values, "quantize", "peftModelDir")}
-    quantize = {**quantize, **_keys(values["quantize"], "distributed.quantize")}
-    benchmark = {
-        **quantize,
-        "distributed.doQuantize": values["doQuantize"],
-        **_keys(values["benchmark"], "distributed.benchmark"),
-    }
-    if not values["doTrain"] and not values["doQuantize"]:
-        benchmark |= _files(values, "quantize", "outputDir")
-    evaluate = {**evaluate, **judged_on, **_keys(values["eval"], "distributed.eval")}
-    quantize = {**quantize, **judged_on}  # by its perplexity
-    switches = {
-        f"distributed.{key}": values[key] for key in ("doTrain", "doEval", "doQuantize", "doBenchmark")
-    }
-    return {
-        "train": train,
-        "evaluate": evaluate,
-        "quantize": quantize,
-        "benchmark": benchmark,
-        "report": {**evaluate, **benchmark, **switches},
-    }
+
+    def validation_records(self) -> StageInputs:
+        """What is evaluated on."""
+        return {"distributed.eval (its records)": self.validation}
+
+    def tuned_model(self) -> StageInputs:
+        """All that decides the model that comes out of the training; without one, what `base` says."""
+        if not self.values["doTrain"]:
+            return self.base()
+        return {
+            **self.base(),
+            **self.section("train", lambda key: key not in RESUME_IGNORED_KEYS),
+            **self.section("eval", lambda key: key in OF_TRAINING),
+            **(self.validation_records() if self.values["eval"]["strategy"] != "no" else {}),
+        }
+
+    def section(self, name: str, counts: Callable[[str], bool] = lambda key: True) -> StageInputs:
+        """The keys of a section that count, and of the sections in it."""
+        return _keys(self.values[name], f"distributed.{name}", counts)
+
+    def files(self, section: str, key: str) -> StageInputs:
+        """The model in a folder that a key names, by its content; nothing where there is no such folder."""
+        folder = Path(self.values[section][key] or "")
+        is_there = bool(self.values[section][key]) and folder.is_dir()
+        return {f"distributed.{section}.{key} (its files)": of_model(folder) if is_there else None}
 
 
 def is_same(old: StageInputs, new: StageInputs) -> bool:
@@ -137,8 +141,7 @@ def _is_digest(key: str) -> bool:
     return key.endswith(")")
 
 
-def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool] = lambda key: True) -> StageInputs:
-    """The keys of a section that count, and of the sections in it."""
+def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool]) -> StageInputs:
     found: StageInputs = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -146,10 +149,3 @@ def _keys(values: dict[str, Any], name: str, counts: Callable[[str], bool] = lam
         elif counts(key):
             found[f"{name}.{key}"] = value
     return found
-
-
-def _files(values: dict[str, Any], section: str, key: str) -> StageInputs:
-    """The model in a folder that a key names, by its content; nothing where there is no such folder."""
-    folder = Path(values[section][key] or "")
-    is_there = bool(values[section][key]) and folder.is_dir()
-    return {f"distributed.{section}.{key} (its files)": of_model(folder) if is_there else None}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.compatibility import Expected
@@ -14,24 +15,19 @@ from llm_finetune.config import Settings
 from llm_finetune.data import Prepared, open_prepared
 from llm_finetune.distributed import Group
 from llm_finetune.errors import ModelError
-from llm_finetune.generation.decoding import context_length
-from llm_finetune.inference_benchmark.benchmark import check_context, shares_of_cores
 from llm_finetune.kernels.precision import Precision
 from llm_finetune.models import adapters, experts, loading
 from llm_finetune.models.config_limits import check_size
-from llm_finetune.models.merging import absent_weights, find_tuned, is_at_hand
 from llm_finetune.models.packing_check import keeps_apart
-from llm_finetune.models.resolve import fetch, has_weights
+from llm_finetune.models.resolve import fetch
 from llm_finetune.models.rotary import check_lengths_apart
-from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.pipeline.background_preparation import Ahead
 from llm_finetune.pipeline.prepare_data import prepare_data, told
-from llm_finetune.pipeline.run_directory import check_base_not_overwritten
-from llm_finetune.quantization.quantize import check as check_quantization
-from llm_finetune.quantization.quantize import check_weights
 from llm_finetune.training.memory_check import choose_checkpointing
 
 log = logging.getLogger(__name__)
+
+Check = Callable[[Path, PretrainedConfig], None]
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,12 @@ class Inputs:
         return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
+def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inputs:
     """Model files and rows, fetched and prepared once, by rank 0, and opened by all.
 
     Args:
         ahead: hands over the data, where another process prepared it meanwhile.
+        check: refuses what a stage cannot do, by the base model's folder and configuration.
 
     Raises:
         UserError: what is wrong with the model, the records, or with a stage that would come hours later.
@@ -70,6 +67,7 @@ def gather(settings: Settings, group: Group, ahead: Ahead) -> Inputs:
     name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
     folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
     config, tokenizer = describe_model(settings, folder)
+    check(folder, config)
     if not (settings.train.data_file or settings.train.dataset_name):
         return Inputs(folder, config, tokenizer, None, packed=False)
     fitted = fitted_to_model(settings, config)
@@ -96,53 +94,26 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     outline = loading.outline(config, trust)
     check_size(outline.num_parameters(), folder)
     check_lengths_apart(outline, settings.train.max_seq_length)
-    if settings.do_train and settings.train.use_lora:
-        _check_adapter(settings, outline, loading.outline(config, trust))
-    if settings.do_train:
-        check_base_not_overwritten(Path(settings.train.output_dir), folder)
-    if settings.do_quantize:
-        _check_quantization(settings, folder, config)
-    if settings.do_benchmark:
-        shares_of_cores(settings.benchmark)
-        check_context(settings.benchmark.prompt_tokens, context_length(outline))
     return config, tokenizer
 
 
-def _check_adapter(settings: Settings, outline: PreTrainedModel, other: PreTrainedModel) -> None:
+def check_adapter(settings: Settings, config: PretrainedConfig) -> None:
     """Refuses an adapter that cannot be, and tells of what it leaves out.
 
     Args:
-        other: another outline, which the adapter is put on.
+        config: the base model's.
     """
+    outline = loading.outline(config, settings.trust_remote_code)
     plan = lora_plan(settings)
     adapters.check_targets(outline, plan.target_modules)
     experts.check_parameters(outline, plan.target_parameters)
-    tuned = adapters.add_adapters(other, plan)
+    tuned = adapters.add_adapters(loading.outline(config, settings.trust_remote_code), plan)
     if told := experts.left_out(outline, tuned, plan):
         log.warning("%s", told)
     if told := experts.unmerged(outline, tuned):
         if settings.do_quantize:
             raise ModelError(f"{told}; choose other modules, or write doQuantize: false")
         log.warning("%s; chat answers with the adapter beside the model", told)
-
-
-def _check_quantization(settings: Settings, folder: Path, config: PretrainedConfig) -> None:
-    """Refuses what the quantization would, hours later."""
-    trust, to_quantize = settings.trust_remote_code, tuned_folder(settings, folder)
-    if settings.do_train:
-        stored = StoredWeights(folder) if has_weights(folder) else None
-        check_weights(absent_weights(loading.outline(config, trust), stored), folder)
-    elif is_at_hand(to_quantize):
-        tuned = find_tuned(to_quantize, trust)
-        check_weights(tuned.absent, tuned.folder)
-        config = tuned.config
-    check_quantization(
-        settings.quantize,
-        config,
-        Path(settings.train.output_dir),
-        has_records=bool(settings.train.data_file or settings.train.dataset_name),
-        trust_remote_code=trust,
-    )
 
 
 def tuned_folder(settings: Settings, base_folder: Path) -> Path:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from itertools import count
@@ -19,7 +19,6 @@ from llm_finetune.models import saving
 from llm_finetune.models.saving import is_saved
 from llm_finetune.pipeline import fingerprint
 from llm_finetune.pipeline.fingerprint import StageInputs
-from llm_finetune.report.html import REPORT
 from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic, results
 from llm_finetune.storage.errors import writing
@@ -31,14 +30,6 @@ PREVIOUS = "previous"
 GOING = ".previous"  # while it is being filled
 KEPT = "not-of-a-run"
 CURVES = "runs"  # as TensorBoard has them
-# What says that a stage was done, beside the word of run.json; after the first, what need not be there.
-RESULTS = {
-    "train": (results.TRAIN, results.HISTORY),
-    "evaluate": (results.ALL, results.EVAL),
-    "quantize": (results.QUANTIZE,),
-    "benchmark": (results.BENCHMARK,),
-    "report": (REPORT,),
-}
 # What a run leaves; nothing else in the folder is ever touched.
 RUN_PATTERNS = (
     "checkpoint-*",
@@ -62,6 +53,24 @@ RUN_PATTERNS = (
 
 
 @dataclass(frozen=True)
+class StageOutput:
+    """What a stage leaves, and what decides it.
+
+    Attributes:
+        name: of the stage.
+        files: what shows that it was done; after the first, what need not be there.
+        model: the folder of the model that it leaves; None: it leaves none.
+        is_repeatable: a broken file is reason enough to do the stage again; else it is an error.
+    """
+
+    name: str
+    inputs: StageInputs
+    files: tuple[str, ...]
+    model: Path | None
+    is_repeatable: bool
+
+
+@dataclass(frozen=True)
 class RunDirectory:
     """An output folder as this run finds it.
 
@@ -71,7 +80,6 @@ class RunDirectory:
         done: the stages whose results are there, for the same inputs.
         checkpoint: the name of its newest whole checkpoint, to go on from.
         step_rows: sequences of a step as the run began; 0: it did not begin yet.
-        has_base: what the evaluation says of the base model is there, for the same settings.
     """
 
     path: Path
@@ -79,7 +87,6 @@ class RunDirectory:
     done: tuple[str, ...] = ()
     checkpoint: str | None = None
     step_rows: int = 0
-    has_base: bool = False
 
     @classmethod
     def from_json(cls, path: Path, found: str) -> RunDirectory:
@@ -105,12 +112,12 @@ class RunDirectory:
                 _set_aside(self.path)
         results.write_result(self.path / results.RUN, {**content, "stages": stages})
 
-    def finish(self, stage: str, deciding: StageInputs) -> None:
-        """Says that the stage's results are there; with the training's, an earlier run's are let go."""
+    def finish(self, output: StageOutput) -> None:
+        """Says that the stage's results are there; with this folder's model, an earlier run's are let go."""
         content = read_run(self.path)
-        content["stages"] = {**content.get("stages", {}), stage: deciding}
+        content["stages"] = {**content.get("stages", {}), output.name: output.inputs}
         results.write_result(self.path / results.RUN, content)
-        if stage == "train":
+        if output.model == self.path:
             _let_go(self.path)
 
 
@@ -141,8 +148,7 @@ def mend(path: Path) -> None:
 
 def inspect_run(
     path: Path,
-    deciding: dict[str, StageInputs],
-    quantized: Path,
+    outputs: Sequence[StageOutput],
     *,
     overwrite: bool,
     fresh: bool,
@@ -151,8 +157,7 @@ def inspect_run(
     """What the folder means for this run; only what a kill left half-done is ended.
 
     Args:
-        deciding: for each stage all that decides its result.
-        quantized: where the quantized model is, or will be.
+        outputs: of each stage, in their order; one of them leaves its model in this folder.
         overwrite: an earlier, different run gives way, once this one is whole.
         fresh: so does this same run.
         unfit: why the run cannot go on from a whole checkpoint, by its folder and by the sequences of a step.
@@ -163,22 +168,21 @@ def inspect_run(
     if fresh:
         return RunDirectory(path)
     old = read_run(path)
-    if "deciding" in old and fingerprint.is_same(old["deciding"], deciding["train"]):
-        done = _done(path, old, deciding, quantized)
-        if "train" in done:
+    training = next(output for output in outputs if output.model == path)
+    if "deciding" in old and fingerprint.is_same(old["deciding"], training.inputs):
+        done = _done(path, old, outputs)
+        if training.name in done:
             _let_go(path)  # a kill may have come in between
         step_rows = old.get("step_rows", 0)
         checkpoint = None
-        if "train" not in done:
+        if training.name not in done:
             checkpoint = directories.newest_whole(path, lambda folder: unfit(folder, step_rows))
-        base = path / results.BASE
-        has_base = _is_right(base) and _holds_base(base, deciding["evaluate"])
-        return RunDirectory(path, True, done, checkpoint, step_rows, has_base)
+        return RunDirectory(path, True, done, checkpoint, step_rows)
     left = _left_by_a_run(path)
     if left:
         found = left[0].name
         if "deciding" in old:
-            found = f"another run: {fingerprint.first_difference(old['deciding'], deciding['train'])}"
+            found = f"another run: {fingerprint.first_difference(old['deciding'], training.inputs)}"
         if not overwrite:
             raise OutputError(
                 f"distributed.train.outputDir: {path} holds {found}; "
@@ -189,11 +193,9 @@ def inspect_run(
     return RunDirectory(path)
 
 
-def find_results(
-    path: Path, deciding: dict[str, StageInputs], quantized: Path, *, fresh: bool
-) -> RunDirectory:
+def find_results(path: Path, outputs: Sequence[StageOutput], *, fresh: bool) -> RunDirectory:
     """The same for a job that does not train: which stages' results are there, whoever trained the model."""
-    return RunDirectory(path, done=() if fresh else _done(path, read_run(path), deciding, quantized))
+    return RunDirectory(path, done=() if fresh else _done(path, read_run(path), outputs))
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -215,47 +217,48 @@ def read_run(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def _done(
-    path: Path, run: dict[str, Any], deciding: dict[str, StageInputs], quantized: Path
-) -> tuple[str, ...]:
+def _done(path: Path, run: dict[str, Any], outputs: Sequence[StageOutput]) -> tuple[str, ...]:
     stages = run.get("stages", {})
     done = []
-    for stage, inputs in deciding.items():
-        if stage not in stages:
+    for output in outputs:
+        if output.name not in stages:
             continue
-        if not fingerprint.is_same(stages[stage], inputs):
-            changed = fingerprint.first_difference(stages[stage], inputs)
-            log.info("%s: %s gives way where this job makes it: %s", path, RESULTS[stage][0], changed)
-        elif _is_there(path, stage, quantized):
-            done.append(stage)
+        if not fingerprint.is_same(stages[output.name], output.inputs):
+            changed = fingerprint.first_difference(stages[output.name], output.inputs)
+            log.info("%s: %s gives way where this job makes it: %s", path, output.files[0], changed)
+        elif _is_there(path, output):
+            done.append(output.name)
     return tuple(done)
 
 
-def _holds_base(file: Path, deciding: StageInputs) -> bool:
-    judged = read_result(file)
-    return bool(judged) and fingerprint.is_same(judged["deciding"], deciding)
+def holds_base(path: Path, inputs: StageInputs) -> bool:
+    """Whether the folder says what the evaluation of the base model was, for these very inputs."""
+    file = path / results.BASE
+    if not is_right(file):
+        return False
+    evaluation = read_result(file)
+    return bool(evaluation) and fingerprint.is_same(evaluation["deciding"], inputs)
 
 
-def _is_there(path: Path, stage: str, quantized: Path) -> bool:
+def _is_there(path: Path, output: StageOutput) -> bool:
     """Whether the stage's results are: its model, the first of its files, and each of them right.
 
     Raises:
-        OutputError: the training's are not, which nobody wants again for a file of figures.
+        OutputError: one that is not repeatable has a broken file.
     """
-    files = [path / name for name in RESULTS[stage]]
+    files = [path / name for name in output.files]
     if not files[0].is_file():
         return False
-    model = {"train": path, "quantize": quantized}.get(stage)
-    if model and not is_saved(model):
-        log.warning("%s: the model that was there is gone; it is made anew", model)
+    if output.model and not is_saved(output.model):
+        log.warning("%s: the model that was there is gone; it is made anew", output.model)
         return False
-    if stage == "train":
+    if not output.is_repeatable:
         for file in files:
             read_result(file)
-    return all(_is_right(file) for file in files if file.name in SHAPES)
+    return all(is_right(file) for file in files if file.name in SHAPES)
 
 
-def _is_right(file: Path) -> bool:
+def is_right(file: Path) -> bool:
     """Whether what a stage left there, if anything, can be read again; else the stage is done anew."""
     try:
         read_checked(file)

@@ -94,7 +94,7 @@ def quantize(
         judge: the perplexity of a model.
 
     Raises:
-        UserError: see `check`.
+        UserError: see `check_quantization`.
     """
     started = time.perf_counter()
     algorithm, scheme = settings.woq_algo, scheme_of(settings)
@@ -133,7 +133,7 @@ def quantize(
     return result
 
 
-def check(
+def check_quantization(
     settings: QuantizeSettings,
     config: PretrainedConfig,
     tuned: Path,
