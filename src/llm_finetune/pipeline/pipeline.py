@@ -68,7 +68,7 @@ def run(
                         stage.prepare(job)
                     _do(together, job)
         # The group is left: a rank that has nothing more to do may be lost, and its memory is free.
-        job.model = None
+        job.model = job.tuned = None
         if job.left and job.is_main_process:
             for stage in wanted:
                 if not stage.on_all_ranks:
@@ -92,6 +92,7 @@ def _do(stages: Iterable[Stage], job: Run) -> None:
             continue
         result = stage.run(job)
         if job.is_main_process:
+            # Not every training has a checkpoint of its last step to go on from.
             with shutdown.defer_signals():
                 stage.write(job, result)
                 job.directory.finish(job.outputs[stage.name])

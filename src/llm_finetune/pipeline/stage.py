@@ -40,7 +40,8 @@ class Run:
         settings: as given, but for what they leave to the memory that there is.
         outputs: by the stage's name what it leaves, and what decides that; on the main process alone.
         left: the names of the stages that are still to be done.
-        model: the base model once it is loaded, until it is trained; then the tuned one.
+        model: the base model, once it is loaded.
+        tuned: what has come of it, where this process has trained it.
         base_evaluation: what the evaluation says of the base model, on the main process, where it was asked.
     """
 
@@ -52,6 +53,7 @@ class Run:
     outputs: Mapping[str, StageOutput]
     left: frozenset[str]
     model: torch.nn.Module | None = field(default=None, repr=False)
+    tuned: torch.nn.Module | None = field(default=None, repr=False)
     base_evaluation: ModelEvaluation | None = None
 
     @property

@@ -53,7 +53,7 @@ class Evaluate(Stage):
 
     def run(self, run: Run) -> ModelEvaluation | None:
         """Judges the tuned model, just trained or as it stands in outputDir."""
-        tuned = run.model if "train" in run.left else _tuned(run)
+        tuned = run.tuned or _tuned(run)
         return _evaluated("tuned", tuned, run) if tuned else None
 
     def write(self, run: Run, result: ModelEvaluation | None) -> None:

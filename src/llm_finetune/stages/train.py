@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from transformers import set_seed
 
 from llm_finetune.config import Settings
@@ -72,7 +71,7 @@ class Train(Stage):
             )
 
     def run(self, run: Run) -> Training:
-        """Trains `run.model` in place."""
+        """Trains the base model in place."""
         settings, directory = run.settings, run.directory
         model = run.base_model()
         # Here, since a run that goes on does not judge the base model again, which may draw random numbers.
@@ -82,7 +81,7 @@ class Train(Stage):
             if run.on_cpu:
                 optimize_lora_layers(model, settings.train.speed.adapters)
             adapters.set_base_model(model, settings.model_name_or_path, settings.model_revision)
-        run.model = model
+        run.tuned = model
         if directory.checkpoint:
             log.info("going on from %s", directory.path / directory.checkpoint)
         elif run.is_main_process:
@@ -102,10 +101,9 @@ class Train(Stage):
 
     def write(self, run: Run, result: Training) -> None:
         """The model, how it was asked, and how the training went."""
-        # Not every run has a checkpoint of its last step to go on from.
-        path, model = run.directory.path, run.model
-        assert isinstance(model, torch.nn.Module)
-        save_model(model, run.inputs.tokenizer, path)
+        path = run.directory.path
+        assert run.tuned
+        save_model(run.tuned, run.inputs.tokenizer, path)
         results.write_result(path / results.PROMPT, _asked_as(run.settings, run.inputs))
         results.write_result(path / results.HISTORY, result.history)
         results.write_result(path / results.TRAIN, result.to_json())
