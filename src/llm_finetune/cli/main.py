@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -18,21 +19,34 @@ from llm_finetune.runtime import standard_streams
 from llm_finetune.runtime.logging import entry, plain
 from llm_finetune.storage import user_directories
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+if TYPE_CHECKING:
+    from llm_finetune.config import Loaded
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Files = Annotated[
     list[Path] | None,
-    typer.Option("--values", "-f", metavar="FILE", help="A values file, as for helm; a later one wins."),
+    typer.Option(
+        "--values",
+        "-f",
+        metavar="FILE",
+        help="Values file, as for helm; a later one overrides it.",
+    ),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value: distributed.train.epochs=3")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a value: distributed.train.seed=3"),
 ]
 Strings = Annotated[
-    list[str] | None, typer.Option("--set-string", metavar="KEY=VALUE", help="A value that stays a string.")
+    list[str] | None,
+    typer.Option("--set-string", metavar="KEY=VALUE", help="Set a value as a string."),
 ]
-Jsons = Annotated[list[str] | None, typer.Option("--set-json", metavar="KEY=JSON", help="A value in JSON.")]
+Jsons = Annotated[
+    list[str] | None, typer.Option("--set-json", metavar="KEY=JSON", help="Set a value as JSON.")
+]
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class WithKeys(TyperCommand):
@@ -58,7 +72,7 @@ def about(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Fine-tunes open language models on CPUs, from the same values files as the Helm chart."""
+    """Fine-tune open language models on CPUs, from the same values files as the Helm chart."""
     # A worker starts the user's own script, which may lie beside modules of its own.
     if context.invoked_subcommand != "worker":
         keep_working_folder_out()
@@ -67,7 +81,10 @@ def about(
     lower_libraries()
 
 
-@app.command(cls=WithKeys, context_settings={"help_option_names": ["-h", "--help"]})
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints and results, and start over.")]
+
+
+@app.command(cls=WithKeys, context_settings=HELP)
 def run(
     values: Files = None,
     set_: Assignments = None,
@@ -78,32 +95,103 @@ def run(
         typer.Option(metavar="FILE", help="Settings merged already, as the chart mounts them; alone."),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Check settings, data and model, train nothing.")
+        bool,
+        typer.Option("--dry-run", "--check", help="Check settings, data and model; train nothing."),
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew, even where this very run is finished.")
-    ] = False,
+    fresh: Fresh = False,
 ) -> None:
-    """Fine-tunes and evaluates a model: settings, data, training, evaluation, results."""
-    from llm_finetune.config import handed_on, load, load_merged
-    from llm_finetune.distributed import Ranks
-
+    """Train, evaluate, quantize and benchmark a model, as the settings say."""
     if settings and (values or set_ or set_string or set_json):
         raise typer.BadParameter("settings are merged already: no -f and no --set beside it")
-    loaded = handed_on()
-    if loaded is None and settings:
-        loaded = load_merged(settings)
-    elif loaded is None:
-        if Path("-") in (values or []) and Ranks.from_environment().size > 1:
-            raise SettingsError("-f -: only one of several processes could read standard input; write a file")
-        loaded = load(values or [], set_json or [], set_ or [], set_string or [])
+    loaded = _loaded(values, set_, set_string, set_json, settings)
     # Nothing heavy is imported before the settings are proved right.
     from llm_finetune.launcher import start
 
     raise typer.Exit(start.start(loaded, check=check, fresh=fresh))
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(cls=WithKeys, context_settings=HELP)
+def evaluate(
+    values: Files = None,
+    set_: Assignments = None,
+    set_string: Strings = None,
+    set_json: Jsons = None,
+    fresh: Fresh = False,
+) -> None:
+    """Evaluate the model in train.outputDir and its base model."""
+    _run_only("evaluate", _loaded(values, set_, set_string, set_json), fresh)
+
+
+@app.command(cls=WithKeys, context_settings=HELP)
+def quantize(
+    values: Files = None,
+    set_: Assignments = None,
+    set_string: Strings = None,
+    set_json: Jsons = None,
+    fresh: Fresh = False,
+) -> None:
+    """Quantize the model in train.outputDir."""
+    _run_only("quantize", _loaded(values, set_, set_string, set_json), fresh)
+
+
+@app.command(cls=WithKeys, context_settings=HELP)
+def benchmark(
+    values: Files = None,
+    set_: Assignments = None,
+    set_string: Strings = None,
+    set_json: Jsons = None,
+    fresh: Fresh = False,
+) -> None:
+    """Benchmark the model in train.outputDir, and the quantized one."""
+    _run_only("benchmark", _loaded(values, set_, set_string, set_json), fresh)
+
+
+@app.command(cls=WithKeys, context_settings=HELP)
+def report(
+    values: Files = None,
+    set_: Assignments = None,
+    set_string: Strings = None,
+    set_json: Jsons = None,
+) -> None:
+    """Write report.html from the results in train.outputDir."""
+    loaded = _loaded(values, set_, set_string, set_json)
+    from llm_finetune.report.html import REPORT, write_report
+
+    folder = Path(loaded.settings.train.output_dir)
+    write_report(folder)
+    standard_streams.show(entry(f"{folder / REPORT}"))
+
+
+def _loaded(
+    values: list[Path] | None,
+    set_: list[str] | None,
+    set_string: list[str] | None,
+    set_json: list[str] | None,
+    settings: Path | None = None,
+) -> Loaded:
+    """The settings: those that another process of this job has read, else read now."""
+    from llm_finetune.config import handed_on, load, load_merged
+    from llm_finetune.distributed import Ranks
+
+    if loaded := handed_on():
+        return loaded
+    if settings:
+        return load_merged(settings)
+    if Path("-") in (values or []) and Ranks.from_environment().size > 1:
+        raise SettingsError("-f -: only one of several processes could read standard input; write a file")
+    return load(values or [], set_json or [], set_ or [], set_string or [])
+
+
+def _run_only(stage: str, loaded: Loaded, fresh: bool) -> NoReturn:
+    """Runs one stage, on the model that an earlier job has left."""
+    from llm_finetune.config import only
+    from llm_finetune.launcher import start
+
+    alone = replace(loaded, settings=only(stage, loaded.settings))
+    raise typer.Exit(start.start(alone, check=False, fresh=fresh))
+
+
+@app.command(context_settings=HELP)
 def worker(
     settings: Annotated[Path, typer.Option(metavar="FILE", help="The merged settings, mounted.")],
     volume: Annotated[Path, typer.Option(help="Where the volume is mounted.")],
@@ -117,7 +205,7 @@ def worker(
         float, typer.Option(min=1, help="How long the ranks have to stop after SIGTERM.")
     ] = 270.0,
 ) -> None:
-    """What a worker pod runs: its ranks of the job, among the other workers."""
+    """Run a worker pod's ranks of the job, among the other workers."""
     from llm_finetune.launcher import pid1
     from llm_finetune.launcher import worker as launcher
 
@@ -127,27 +215,28 @@ def worker(
     raise typer.Exit(pid1.under_init(lambda: launcher.work(options), launcher.was_killed))
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def chat(
-    folder: Annotated[Path, typer.Argument(help="An adapter, a merged or a quantized model.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of an adapter, or of a merged or quantized model.")],
     temperature: Annotated[
-        float, typer.Option(min=0, help="Above 1 answers vary more, below 1 less; 0: always the likeliest.")
+        float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")
     ] = 0.7,
-    top_k: Annotated[int, typer.Option(min=0, help="Choose among so many tokens; 0: among all.")] = 40,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from the k likeliest tokens; 0: all.")] = 40,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Choose among the likeliest with this probability together.")
+        float,
+        typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this joint probability."),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 512,
-    system: Annotated[str, typer.Option(help="What the model is told before the conversation.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same one gives the same answers.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    system: Annotated[str, typer.Option(help="System prompt.")] = "",
     instruction: Annotated[
-        str, typer.Option(help="Asked about each line: for models tuned on instructions with an input.")
+        str, typer.Option(help="Instruction for each line, for models tuned on instructions with an input.")
     ] = "",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False,
 ) -> None:
-    """Answers what is typed, or each line of a pipe; /help at the prompt tells the rest."""
+    """Chat with a model, interactively or from a pipe; /help at the prompt lists the commands."""
     from llm_finetune.chat import session
 
     session.chat(
@@ -158,15 +247,15 @@ def chat(
     )
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings=HELP)
 def merge(
-    folder: Annotated[Path, typer.Argument(help="An adapter; its base is found by the name in it.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the merged model: empty, or not there yet.")],
+    folder: Annotated[Path, typer.Argument(help="Adapter; it names its base model.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the merged model; must be empty or not exist.")],
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False,
 ) -> None:
-    """Works an adapter into its base: a plain model folder for transformers."""
+    """Merge an adapter into its base model, for transformers."""
     from llm_finetune.export.merge import merge as write_merged
 
     size_bytes = write_merged(folder, output, trust_remote_code=trust_remote_code)

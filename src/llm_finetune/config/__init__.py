@@ -11,6 +11,7 @@ from llm_finetune.config.schema import (
     Settings,
     TrainSettings,
 )
+from llm_finetune.config.single_stage import only
 
 __all__ = [
     "BenchmarkSettings",
@@ -23,4 +24,5 @@ __all__ = [
     "handing_on",
     "load",
     "load_merged",
+    "only",
 ]

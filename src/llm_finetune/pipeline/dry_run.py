@@ -1,4 +1,4 @@
-"""What a job would do, shown in seconds and without training: `llm-finetune run --check`."""
+"""What a job would do, shown in seconds and without training: `llm-finetune run --dry-run`."""
 
 from __future__ import annotations
 
