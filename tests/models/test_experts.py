@@ -11,10 +11,10 @@ import torch
 
 from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
+from llm_finetune.generation.load import with_adapter
 from llm_finetune.models import experts, loading
 from llm_finetune.models.adapters import LoraPlan, add_adapters, set_base_model
 from llm_finetune.models.merging import TunedModel
-from llm_finetune.models.model_directory import with_adapter
 from llm_finetune.models.saving import save_weights
 from tiny_model import VOCABULARY
 

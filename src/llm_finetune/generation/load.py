@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llm_finetune.host.cpu import has_bf16
-from llm_finetune.models import loading
-from llm_finetune.models.model_directory import Kind, base_of, kind_of, with_adapter
+from llm_finetune.models import adapters, loading
+from llm_finetune.models.adapter_config import read_config, why_not_merged
+from llm_finetune.models.merging import TunedModel, UnmergedError
+from llm_finetune.models.model_directory import Kind, base_of, kind_of
 from llm_finetune.models.resolve import fetch
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.quantization.quantized_model import load_quantized
@@ -72,6 +75,16 @@ def _dtype_for(folder: Path) -> torch.dtype:
         elements[stored] += math.prod(shape)
     is_exact = max(elements, key=elements.__getitem__, default="") in ("F32", "F64")
     return torch.bfloat16 if has_bf16() and not is_exact else torch.float32
+
+
+def with_adapter(
+    base_folder: Path, folder: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel | PeftModel:
+    """The base with the adapter worked in, where that can be; else with the adapter beside it."""
+    if not why_not_merged(read_config(folder)):
+        with suppress(UnmergedError):
+            return TunedModel(base_folder, folder, trust_remote_code).load_in(dtype)
+    return adapters.load_adapter(loading.load_weights(base_folder, dtype, trust_remote_code), folder)
 
 
 def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

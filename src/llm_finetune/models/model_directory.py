@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from llm_finetune.errors import ModelError
-from llm_finetune.models import adapters, loading
-from llm_finetune.models.adapter_config import read_config, why_not_merged
+from llm_finetune.models.adapter_config import read_config
 from llm_finetune.models.resolve import check_links, fetch
-
-if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 Kind = Literal["plain", "adapter", "quantized"]
 ADAPTER_CONFIG = "adapter_config.json"
@@ -41,18 +34,6 @@ def kind_of(folder: Path) -> Kind:
         f"{folder}: no model in this folder; expected config.json, {ADAPTER_CONFIG} or {QUANTIZATION}, "
         f"found {found}"
     )
-
-
-def with_adapter(
-    base_folder: Path, folder: Path, dtype: torch.dtype, trust_remote_code: bool
-) -> PreTrainedModel | PeftModel:
-    """The base with the adapter worked in, where that can be; else with the adapter beside it."""
-    from llm_finetune.models.merging import TunedModel, UnmergedError
-
-    if not why_not_merged(read_config(folder)):
-        with suppress(UnmergedError):
-            return TunedModel(base_folder, folder, trust_remote_code).load_in(dtype)
-    return adapters.load_adapter(loading.load_weights(base_folder, dtype, trust_remote_code), folder)
 
 
 def base_of(folder: Path, trust_remote_code: bool) -> Path:
