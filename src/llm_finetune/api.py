@@ -1,0 +1,213 @@
+"""The same in Python: run a job as the command does, load its model, have it answer.
+
+    from llm_finetune import generate, load_model, run
+
+    results = run({"distributed": {"modelNameOrPath": "base", "train": {"dataFile": "mine.jsonl", ...}}})
+    print(results.evaluation["tuned"]["perplexity"])
+    model = load_model(results.output_dir)
+    print(generate(model, ["Make this small."]))
+
+All else in this package is private: it changes without notice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from llm_finetune.config import Loaded
+    from llm_finetune.generation.load import ModelFolder
+    from llm_finetune.storage.result_schemas import Evaluation, Quantization, Speed, Training
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+BATCH_SIZE = 8  # prompts that are answered at once
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a job left in its output folder; None where it did not do that.
+
+    Attributes:
+        output_dir: with the model.
+        evaluation: of the base and of the tuned model.
+        benchmark: by the model's name, tuned or quantized.
+    """
+
+    output_dir: Path
+    training: Training | None
+    evaluation: Evaluation | None
+    quantization: Quantization | None
+    benchmark: dict[str, Speed] | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that answers, from `load_model`.
+
+    Attributes:
+        model, tokenizer: as transformers has them.
+        format: how it is asked: chat, sections or text, as in its training.
+    """
+
+    model: Any
+    tokenizer: Any
+    format: str
+    _folder: ModelFolder
+    _asking: Any
+
+
+def run(values: Mapping[str, Any] | str | Path | Sequence[str | Path], *, fresh: bool = False) -> Results:
+    """Runs a job in processes of its own, as `llm-finetune run` does; its log goes to standard error.
+
+    A run that was interrupted goes on where it was; one that is finished is not done again.
+
+    Args:
+        values: the tree of a values file, or values files, of which a later one overrides an earlier one. The
+            chart's own values lie beneath.
+        fresh: ignore checkpoints and results, and start over.
+
+    Raises:
+        UserError: what is wrong, where, and what to do; its class says of what kind, as the exit code does.
+        KeyboardInterrupt: after the job has kept its last finished step.
+    """
+    from llm_finetune.config import handing_on
+    from llm_finetune.host.interpreter import module
+    from llm_finetune.runtime.parent_death import mark_children
+
+    loaded = _load(values)
+    command = [sys.executable, *module("llm_finetune.cli.main"), "run", *(["--fresh"] if fresh else [])]
+    with tempfile.TemporaryDirectory() as folder, handing_on(loaded), mark_children():
+        error_file = Path(folder) / "error.json"
+        # A session of its own, so that Ctrl-C comes once: from here.
+        process = subprocess.Popen(
+            command, env={**os.environ, ERROR_FILE: str(error_file)}, start_new_session=True
+        )
+        try:
+            exit_code = process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+        if exit_code:
+            raise _error(exit_code, error_file)
+    return read_results(loaded.settings.train.output_dir)
+
+
+def read_results(output_dir: str | Path) -> Results:
+    """What an earlier job left in its output folder.
+
+    Raises:
+        OutputError: a file of results is broken.
+    """
+    from llm_finetune.storage import results
+    from llm_finetune.storage.result_schemas import read_result
+
+    folder = Path(output_dir)
+
+    def found(name: str) -> Any:
+        return read_result(folder / name) or None
+
+    return Results(
+        folder, found(results.TRAIN), found(results.EVAL), found(results.QUANTIZE), found(results.BENCHMARK)
+    )
+
+
+def load_model(folder: str | Path, *, trust_remote_code: bool = False) -> Model:
+    """Loads an adapter with its base, a merged or a quantized model, no less exact than its files.
+
+    Args:
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        ModelError: what is wrong with the folder, and what to do.
+    """
+    from llm_finetune.chat.session import asked_as
+    from llm_finetune.data.inference_prompts import Asking
+    from llm_finetune.generation.load import load_folder
+
+    loaded = load_folder(Path(folder), trust_remote_code=trust_remote_code)
+    asking = Asking(loaded.tokenizer, asked_as(Path(folder)))
+    return Model(loaded.model, loaded.tokenizer, asking.format, loaded, asking)
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    system: str = "",
+    instruction: str = "",
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[str]:
+    """The model's answer to each prompt, which is asked as in its training, and as `llm-finetune chat` asks.
+
+    Args:
+        prompts: questions; for a model of plain text, texts to go on with.
+        system: a system prompt.
+        instruction: for models tuned on instructions with an input: what to do with each prompt.
+        max_new_tokens: of an answer, at most.
+        temperature: 0: always the likeliest token.
+        top_k: sample from the k likeliest tokens; 0: from all.
+        top_p: sample from the likeliest tokens that have this probability together.
+        seed: the same one gives the same answers.
+
+    Raises:
+        DataError: a prompt does not fit into the model's context, or cannot be written as it wants it.
+    """
+    import torch
+
+    from llm_finetune.chat.conversation import Conversation
+    from llm_finetune.generation.decoding import Sampling, context_length, decode
+    from llm_finetune.generation.detokenization import Answer
+
+    context, end_ids = context_length(model.model), model._folder.end_ids
+    room = context - min(max_new_tokens, context // 2) if context else sys.maxsize
+    conversation = Conversation(model._asking, system, instruction)
+    asked = [conversation.prompt(prompt, room)[0] for prompt in prompts]
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    written = []
+    for start in range(0, len(asked), BATCH_SIZE):
+        batch = asked[start : start + BATCH_SIZE]
+        with torch.inference_mode():
+            steps = decode(
+                model.model, batch, max_new_tokens=max_new_tokens, end_ids=end_ids, sampling=sampling
+            )
+            rows = list(zip(*steps, strict=True))
+        for ids, row in zip(batch, rows, strict=True):
+            after = ids if model.format == "text" else ()
+            answer = Answer(model.tokenizer, end_ids, model._asking.stop, after)
+            written.append("".join(answer.pieces(row)))
+    return written
+
+
+def _load(values: Mapping[str, Any] | str | Path | Sequence[str | Path]) -> Loaded:
+    from llm_finetune.config import load
+
+    if isinstance(values, Mapping):
+        return load([], [f"{key}={json.dumps(value)}" for key, value in values.items()])
+    files = [values] if isinstance(values, str | Path) else values
+    return load([Path(file) for file in files])
+
+
+def _error(exit_code: int, error_file: Path) -> UserError:
+    """What the job ended with, as what the command itself would have raised."""
+    kinds = {kind.exit_code: kind for kind in UserError.__subclasses__()}
+    try:
+        message = str(json.loads(error_file.read_text(encoding="utf-8"))["message"])
+    except (OSError, ValueError, KeyError, TypeError):  # a process that was killed, or several ranks
+        message = f"the job ended with exit code {exit_code}; its log, above, says why"
+    return kinds.get(exit_code, UserError)(message)
