@@ -32,8 +32,9 @@ def own_process() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def log_level() -> None:
-    """A job that ran in this process has set its own."""
+    """As in a process that has just started: a job that ran in this one has set its own."""
     logging.getLogger("llm_finetune").setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture
