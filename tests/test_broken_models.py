@@ -98,6 +98,7 @@ BROKEN: list[tuple[str, Break, dict[str, Any], str]] = [
         "quantization_config: the weights are stored as gptq codes",
     ),
     ("other shapes", lambda f: edit_json(f / "config.json", intermediate_size=64), {}, "different models"),
+    ("dropout", lambda f: edit_json(f / "config.json", attention_dropout=-1), {}, "a number from 0 to 1"),
     ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), {}, "tokenizer"),
     ("half a tokenizer", lambda f: cut_in_half(f / "tokenizer.json"), {}, "tokenizer"),
     ("no end", lambda f: edit_json(f / "tokenizer_config.json", eos_token=None), {}, "no end-of-sequence"),

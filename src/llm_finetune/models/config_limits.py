@@ -31,6 +31,8 @@ RANGES = {
     "vocab_size": (1, 2**26),
     "num_labels": (0, 2**16),
 }
+# What is left out at random in training: attention_dropout, resid_pdrop, hidden_dropout_prob, ...
+SHARE = re.compile(r"dropout(_prob|_rate|_p)?$|pdrop$")
 LAYERS = re.compile(r"(num_hidden|num|n|num_decoder|num_encoder|decoder|encoder)_layers?$|depth$")
 MOST_LAYERS = 2**12
 CONFIG_BYTES = 64 << 20
@@ -52,6 +54,10 @@ def check_config(folder: Path) -> None:
     most_layers = min(MOST_LAYERS, len(stated_shapes(folder)) or MOST_LAYERS)
     for key, value in _numbers(config):
         name = key.rpartition(".")[2]
+        if SHARE.search(name) and not 0 <= value <= 1:
+            raise ModelError(f"{file}, {key}: found {value}, expected a number from 0 to 1")
+        if isinstance(value, float):
+            continue
         least, most = (0, most_layers) if LAYERS.match(name) else RANGES.get(name, (value, value))
         if not least <= value <= most:
             raise ModelError(
@@ -122,10 +128,10 @@ def _growth(step: Any) -> float:
     return math.prod(_growth(value) for value in step.values() if isinstance(value, list))
 
 
-def _numbers(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, int]]:
-    """The whole numbers, each with its key and those above it."""
+def _numbers(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, int | float]]:
+    """The numbers, each with its key and those above it."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{above}{key}.")
-        elif isinstance(value, int) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{above}{key}", value
