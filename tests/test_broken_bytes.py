@@ -183,11 +183,15 @@ def model(model_folder: Path, tmp_path: Path) -> Path:
 def test_any_bytes_for_run_json(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("run")
     (folder / "run.json").write_bytes(content)
-    deciding: dict[str, dict[str, Any]] = {"train": {"key": 1}, "evaluate": {"key": 1}}
+    inputs = {"key": 1}
+    outputs = [
+        run_directory.StageOutput("train", inputs, ("train_results.json",), folder, is_repeatable=False),
+        run_directory.StageOutput("evaluate", inputs, ("all_results.json",), None, is_repeatable=True),
+    ]
     with right_or(OutputError, "run.json"):
-        found = run_directory.inspect_run(folder, deciding, folder, overwrite=True, fresh=False)
+        found = run_directory.inspect_run(folder, outputs, overwrite=True, fresh=False)
         assert not found.continues
-        found.begin({"deciding": deciding["train"]})
+        found.begin({"deciding": inputs})
 
 
 @given(content=BYTES | st.fixed_dictionaries(dict.fromkeys(SIGN, JSON)).map(lambda c: json.dumps(c).encode()))
