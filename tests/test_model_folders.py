@@ -69,7 +69,7 @@ def asked() -> Settings:
 def trained(asked: Settings, folder: Path) -> None:
     """All that a job does with a model's own content until its first step is done."""
     fetch(str(folder), None, weights=True, code=False)
-    config, tokenizer = describe_model(asked, folder)
+    config, tokenizer, _ = describe_model(asked, folder)
     tokenizer("The red fox runs.")
     model: Any = loading.load_weights(folder, torch.float32, trust_remote_code=False)
     check_runs(model, config.get_text_config().vocab_size)

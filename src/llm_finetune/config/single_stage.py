@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from llm_finetune.config.schema import Settings
 
-SWITCHES = {"evaluate": "doEval", "quantize": "doQuantize", "benchmark": "doBenchmark"}
+SWITCHES = {
+    "train": "doTrain",
+    "evaluate": "doEval",
+    "quantize": "doQuantize",
+    "benchmark": "doBenchmark",
+}
 
 
 def only(stage: str, settings: Settings) -> Settings:
@@ -17,7 +22,6 @@ def only(stage: str, settings: Settings) -> Settings:
         SettingsError: they cannot be settings of that stage.
     """
     tree = settings.to_values()
-    tree["doTrain"] = False
     for name, switch in SWITCHES.items():
         tree[switch] = name == stage
     # What happens while a model is trained; without a training these would be refused.

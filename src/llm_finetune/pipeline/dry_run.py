@@ -37,8 +37,8 @@ def check_job(settings: Settings, stages: Iterable[Stage]) -> str:
     check_writable(Path(settings.train.output_dir))
     name, trust = settings.model_name_or_path, settings.trust_remote_code
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
-    config, tokenizer = describe_model(settings, folder)
-    check(settings, stages, folder, config)
+    config, tokenizer, outline = describe_model(settings, folder)
+    check(settings, stages, folder, outline)
     if has_weights(folder):
         loading.load_weights(folder, torch.float32, trust, device="meta")
     lines = [entry(f"model    {name}: {_model(settings, config)}")]

@@ -68,7 +68,7 @@ class Sources:
     records: str
     validation: str
 
-    def base(self) -> StageInputs:
+    def _base(self) -> StageInputs:
         """The base model and what it is, or would be, trained on."""
         return {
             "distributed.modelNameOrPath (its files)": self.model,
@@ -80,15 +80,19 @@ class Sources:
         return {"distributed.eval (its records)": self.validation}
 
     def tuned_model(self) -> StageInputs:
-        """All that decides the model that comes out of the training; without one, what `base` says."""
-        if not self.values["doTrain"]:
-            return self.base()
+        """All that decides the model that comes out of the training."""
         return {
-            **self.base(),
+            **self._base(),
             **self.section("train", lambda key: key not in RESUME_IGNORED_KEYS),
             **self.section("eval", lambda key: key in OF_TRAINING),
             **(self.validation_records() if self.values["eval"]["strategy"] != "no" else {}),
         }
+
+    def model_in(self, section: str, key: str) -> StageInputs:
+        """The tuned model; in a job that does not train, what stands in the folder of that key."""
+        if self.values["doTrain"]:
+            return self.tuned_model()
+        return {**self._base(), **self.files(section, key)}
 
     def section(self, name: str, counts: Callable[[str], bool] = lambda key: True) -> StageInputs:
         """The keys of a section that count, and of the sections in it."""

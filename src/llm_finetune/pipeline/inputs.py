@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_finetune.checkpoints import weights
 from llm_finetune.checkpoints.compatibility import Expected
@@ -27,7 +27,7 @@ from llm_finetune.training.memory_check import choose_checkpointing
 
 log = logging.getLogger(__name__)
 
-Check = Callable[[Path, PretrainedConfig], None]
+Check = Callable[[Path, PreTrainedModel], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
 
     Args:
         ahead: hands over the data, where another process prepared it meanwhile.
-        check: refuses what a stage cannot do, by the base model's folder and configuration.
+        check: refuses what a stage cannot do, by the base model's folder and outline.
 
     Raises:
         UserError: what is wrong with the model, the records, or with a stage that would come hours later.
@@ -66,8 +66,8 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
     deadline = settings.wait_for_preparation_minutes * 60
     name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
     folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
-    config, tokenizer = describe_model(settings, folder)
-    check(folder, config)
+    config, tokenizer, outline = describe_model(settings, folder)
+    check(folder, outline)
     if not (settings.train.data_file or settings.train.dataset_name):
         return Inputs(folder, config, tokenizer, None, packed=False)
     fitted = fitted_to_model(settings, config)
@@ -85,8 +85,10 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
     return Inputs(folder, config, tokenizer, prepared, fitted.train.dataset_concatenation)
 
 
-def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Configuration and tokenizer, held against the settings before any weight is read."""
+def describe_model(
+    settings: Settings, folder: Path
+) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrainedModel]:
+    """Configuration, tokenizer and outline, held against the settings before any weight is read."""
     trust = settings.trust_remote_code
     config, tokenizer = loading.load_config(folder, trust), loading.load_tokenizer(folder, trust)
     loading.check_fits(config, tokenizer, settings.train.max_seq_length)
@@ -94,20 +96,15 @@ def describe_model(settings: Settings, folder: Path) -> tuple[PretrainedConfig, 
     outline = loading.outline(config, trust)
     check_size(outline.num_parameters(), folder)
     check_lengths_apart(outline, settings.train.max_seq_length)
-    return config, tokenizer
+    return config, tokenizer, outline
 
 
-def check_adapter(settings: Settings, config: PretrainedConfig) -> None:
-    """Refuses an adapter that cannot be, and tells of what it leaves out.
-
-    Args:
-        config: the base model's.
-    """
-    outline = loading.outline(config, settings.trust_remote_code)
+def check_adapter(settings: Settings, outline: PreTrainedModel) -> None:
+    """Refuses an adapter that cannot be, and tells of what it leaves out."""
     plan = lora_plan(settings)
     adapters.check_targets(outline, plan.target_modules)
     experts.check_parameters(outline, plan.target_parameters)
-    tuned = adapters.add_adapters(loading.outline(config, settings.trust_remote_code), plan)
+    tuned = adapters.add_adapters(loading.outline(outline.config, settings.trust_remote_code), plan)
     if told := experts.left_out(outline, tuned, plan):
         log.warning("%s", told)
     if told := experts.unmerged(outline, tuned):

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
 
-from transformers import PretrainedConfig, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from llm_finetune.checkpoints import compatibility
 from llm_finetune.config import Settings
@@ -56,7 +56,7 @@ def run(
     with ExitStack() as held:
         with joined as group:
             inputs = gather(
-                settings, group, ahead, lambda folder, config: check(settings, wanted, folder, config)
+                settings, group, ahead, lambda folder, outline: check(settings, wanted, folder, outline)
             )
             if group.ranks.is_main_process:
                 _hold_output(settings, held)
@@ -66,7 +66,8 @@ def run(
                 with bind_to_numa_node(group.ranks.local_rank, group.ranks.local_size):
                     for stage in together:
                         stage.prepare(job)
-                    _do(together, job)
+                    for stage in together:
+                        _do(stage, job)
         # The group is left: a rank that has nothing more to do may be lost, and its memory is free.
         job.model = job.tuned = None
         if job.left and job.is_main_process:
@@ -74,28 +75,27 @@ def run(
                 if not stage.on_all_ranks:
                     # Whatever an earlier stage drew, or none did, this one draws the same numbers.
                     set_seed(settings.train.seed)
-                    _do([stage], job)
+                    _do(stage, job)
             log.info("done: model, results and report are in %s", job.directory.path)
 
 
-def check(settings: Settings, stages: Iterable[Stage], folder: Path, config: PretrainedConfig) -> None:
+def check(settings: Settings, stages: Iterable[Stage], folder: Path, outline: PreTrainedModel) -> None:
     """Refuses what one of the stages could not do. See `Stage.check`."""
     for stage in stages:
         if stage.enabled(settings):
-            stage.check(settings, folder, config)
+            stage.check(settings, folder, outline)
 
 
-def _do(stages: Iterable[Stage], job: Run) -> None:
-    """Does those of the stages that are left, and writes down that they are done."""
-    for stage in stages:
-        if stage.name not in job.left:
-            continue
-        result = stage.run(job)
-        if job.is_main_process:
-            # Not every training has a checkpoint of its last step to go on from.
-            with shutdown.defer_signals():
-                stage.write(job, result)
-                job.directory.finish(job.outputs[stage.name])
+def _do(stage: Stage, job: Run) -> None:
+    """Does the stage where it is left to do, and writes down that it is done."""
+    if stage.name not in job.left:
+        return
+    result = stage.run(job)
+    if job.is_main_process:
+        # Not every training has a checkpoint of its last step to go on from.
+        with shutdown.defer_signals():
+            stage.write(job, result)
+            job.directory.finish(job.outputs[stage.name])
 
 
 def _hold_output(settings: Settings, held: ExitStack) -> None:

@@ -234,7 +234,7 @@ def _done(path: Path, run: dict[str, Any], outputs: Sequence[StageOutput]) -> tu
 def holds_base(path: Path, inputs: StageInputs) -> bool:
     """Whether the folder says what the evaluation of the base model was, for these very inputs."""
     file = path / results.BASE
-    if not is_right(file):
+    if not _is_right(file):
         return False
     evaluation = read_result(file)
     return bool(evaluation) and fingerprint.is_same(evaluation["deciding"], inputs)
@@ -255,10 +255,10 @@ def _is_there(path: Path, output: StageOutput) -> bool:
     if not output.is_repeatable:
         for file in files:
             read_result(file)
-    return all(is_right(file) for file in files if file.name in SHAPES)
+    return all(_is_right(file) for file in files if file.name in SHAPES)
 
 
-def is_right(file: Path) -> bool:
+def _is_right(file: Path) -> bool:
     """Whether what a stage left there, if anything, can be read again; else the stage is done anew."""
     try:
         read_checked(file)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from llm_finetune.config import Settings
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.inference_benchmark.benchmark import benchmark, check_context, shares_of_cores
-from llm_finetune.models import loading
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.inputs import tuned_folder
 from llm_finetune.pipeline.stage import Run, Stage
@@ -17,7 +16,7 @@ from llm_finetune.stages.quantize import Quantize
 from llm_finetune.storage import results
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PreTrainedModel
 
 
 class Benchmark(Stage):
@@ -30,11 +29,10 @@ class Benchmark(Stage):
         """See `Stage`."""
         return settings.do_benchmark
 
-    def check(self, settings: Settings, folder: Path, config: PretrainedConfig) -> None:
+    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
         """See `Stage`."""
         shares_of_cores(settings.benchmark)
-        model = loading.outline(config, settings.trust_remote_code)
-        check_context(settings.benchmark.prompt_tokens, context_length(model))
+        check_context(settings.benchmark.prompt_tokens, context_length(outline))
 
     def inputs(self, sources: Sources) -> StageInputs:
         """See `Stage`."""

@@ -27,11 +27,7 @@ class Evaluate(Stage):
 
     def inputs(self, sources: Sources) -> StageInputs:
         """See `Stage`."""
-        if sources.values["doTrain"]:
-            model = sources.tuned_model()
-        else:
-            # Then what is judged is what stands there, whoever trained it.
-            model = {**sources.tuned_model(), **sources.files("train", "outputDir")}
+        model = sources.model_in("train", "outputDir")
         return {**model, **sources.validation_records(), **sources.section("eval")}
 
     def prepare(self, run: Run) -> None:

@@ -9,7 +9,6 @@ from llm_finetune.config import Settings
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.evaluation.perplexity import evaluate
 from llm_finetune.kernels.precision import Precision
-from llm_finetune.models import loading
 from llm_finetune.models.merging import absent_weights, find_tuned, is_at_hand
 from llm_finetune.models.resolve import has_weights
 from llm_finetune.models.safetensors_io import StoredWeights
@@ -26,7 +25,7 @@ from llm_finetune.quantization.quantize import (
 from llm_finetune.storage import results
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 class Quantize(Stage):
@@ -39,12 +38,13 @@ class Quantize(Stage):
         """See `Stage`."""
         return settings.do_quantize
 
-    def check(self, settings: Settings, folder: Path, config: PretrainedConfig) -> None:
+    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
         """See `Stage`."""
+        config = outline.config
         trust, to_quantize = settings.trust_remote_code, tuned_folder(settings, folder)
         if settings.do_train:
             stored = StoredWeights(folder) if has_weights(folder) else None
-            check_weights(absent_weights(loading.outline(config, trust), stored), folder)
+            check_weights(absent_weights(outline, stored), folder)
         elif is_at_hand(to_quantize):
             tuned = find_tuned(to_quantize, trust)
             check_weights(tuned.absent, tuned.folder)
@@ -59,9 +59,7 @@ class Quantize(Stage):
 
     def inputs(self, sources: Sources) -> StageInputs:
         """See `Stage`."""
-        model = sources.tuned_model()
-        if not sources.values["doTrain"]:
-            model |= sources.files("quantize", "peftModelDir")
+        model = sources.model_in("quantize", "peftModelDir")
         # The validation records count by the perplexity.
         return {**model, **sources.section("quantize"), **sources.validation_records()}
 

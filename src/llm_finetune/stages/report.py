@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from llm_finetune.config import Settings
+from llm_finetune.config.single_stage import SWITCHES
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.stage import Run, Stage
 from llm_finetune.report.html import REPORT, write_report
 from llm_finetune.stages.benchmark import Benchmark
 from llm_finetune.stages.evaluate import Evaluate
-
-SWITCHES = ("doTrain", "doEval", "doQuantize", "doBenchmark")
 
 
 class Report(Stage):
@@ -21,11 +20,11 @@ class Report(Stage):
 
     def enabled(self, settings: Settings) -> bool:
         """Where there is something to report."""
-        return any(settings.to_values()[switch] for switch in SWITCHES)
+        return any(settings.to_values()[switch] for switch in SWITCHES.values())
 
     def inputs(self, sources: Sources) -> StageInputs:
         """See `Stage`."""
-        switches = {f"distributed.{switch}": sources.values[switch] for switch in SWITCHES}
+        switches = {f"distributed.{switch}": sources.values[switch] for switch in SWITCHES.values()}
         return {**Evaluate().inputs(sources), **Benchmark().inputs(sources), **switches}
 
     def run(self, run: Run) -> None:

@@ -23,7 +23,7 @@ from llm_finetune.storage import results
 from llm_finetune.training.trainer import Training, train
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ class Train(Stage):
         """See `Stage`."""
         return settings.do_train
 
-    def check(self, settings: Settings, folder: Path, config: PretrainedConfig) -> None:
+    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
         """See `Stage`."""
         if settings.train.use_lora:
-            check_adapter(settings, config)
+            check_adapter(settings, outline)
         check_base_not_overwritten(Path(settings.train.output_dir), folder)
 
     def inputs(self, sources: Sources) -> StageInputs:
