@@ -27,6 +27,7 @@ from llm_finetune.errors import UserError
 
 if TYPE_CHECKING:
     from llm_finetune.config import Loaded
+    from llm_finetune.data.inference_prompts import Asking
     from llm_finetune.generation.load import ModelFolder
     from llm_finetune.storage.result_schemas import Evaluation, Quantization, Speed, Training
 
@@ -53,18 +54,25 @@ class Results:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that answers, from `load_model`.
+    """A model that answers, from `load_model`."""
 
-    Attributes:
-        model, tokenizer: as transformers has them.
-        format: how it is asked: chat, sections or text, as in its training.
-    """
+    _loaded: ModelFolder
+    _asking: Asking
 
-    model: Any
-    tokenizer: Any
-    format: str
-    _folder: ModelFolder
-    _asking: Any
+    @property
+    def model(self) -> Any:
+        """As transformers, or peft, has it."""
+        return self._loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """As transformers has it."""
+        return self._loaded.tokenizer
+
+    @property
+    def format(self) -> str:
+        """How it is asked: chat, sections or text, as in its training."""
+        return self._asking.format
 
 
 def run(values: Mapping[str, Any] | str | Path | Sequence[str | Path], *, fresh: bool = False) -> Results:
@@ -137,8 +145,7 @@ def load_model(folder: str | Path, *, trust_remote_code: bool = False) -> Model:
     from llm_finetune.generation.load import load_folder
 
     loaded = load_folder(Path(folder), trust_remote_code=trust_remote_code)
-    asking = Asking(loaded.tokenizer, asked_as(Path(folder)))
-    return Model(loaded.model, loaded.tokenizer, asking.format, loaded, asking)
+    return Model(loaded, Asking(loaded.tokenizer, asked_as(Path(folder))))
 
 
 def generate(
@@ -168,30 +175,23 @@ def generate(
     Raises:
         DataError: a prompt does not fit into the model's context, or cannot be written as it wants it.
     """
-    import torch
-
     from llm_finetune.chat.conversation import Conversation
-    from llm_finetune.generation.decoding import Sampling, context_length, decode
-    from llm_finetune.generation.detokenization import Answer
+    from llm_finetune.generation.decoding import Sampling, prompt_room
+    from llm_finetune.generation.detokenization import answers
 
-    context, end_ids = context_length(model.model), model._folder.end_ids
-    room = context - min(max_new_tokens, context // 2) if context else sys.maxsize
+    room = prompt_room(model.model, max_new_tokens)
     conversation = Conversation(model._asking, system, instruction)
-    asked = [conversation.prompt(prompt, room)[0] for prompt in prompts]
-    sampling = Sampling(temperature, top_k, top_p, seed)
-    written = []
-    for start in range(0, len(asked), BATCH_SIZE):
-        batch = asked[start : start + BATCH_SIZE]
-        with torch.inference_mode():
-            steps = decode(
-                model.model, batch, max_new_tokens=max_new_tokens, end_ids=end_ids, sampling=sampling
-            )
-            rows = list(zip(*steps, strict=True))
-        for ids, row in zip(batch, rows, strict=True):
-            after = ids if model.format == "text" else ()
-            answer = Answer(model.tokenizer, end_ids, model._asking.stop, after)
-            written.append("".join(answer.pieces(row)))
-    return written
+    return answers(
+        model.model,
+        model.tokenizer,
+        [conversation.prompt(prompt, room)[0] for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        end_ids=model._loaded.end_ids,
+        batch_size=BATCH_SIZE,
+        sampling=Sampling(temperature, top_k, top_p, seed),
+        stop=model._asking.stop,
+        continues=model.format == "text",
+    )
 
 
 def _load(values: Mapping[str, Any] | str | Path | Sequence[str | Path]) -> Loaded:

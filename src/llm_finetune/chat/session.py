@@ -146,13 +146,11 @@ class Session:
             say("(no answer)")
 
     def _pieces(self, question: str) -> Iterator[str]:
-        from llm_finetune.generation.decoding import context_length, decode
+        from llm_finetune.generation.decoding import decode, prompt_room
         from llm_finetune.generation.detokenization import Answer
 
         loaded, longest = self._loaded, self._options.max_new_tokens
-        context = context_length(loaded.model)
-        room = context - min(longest, context // 2) if context else sys.maxsize
-        prompt, left_out = self._conversation.prompt(question, room)
+        prompt, left_out = self._conversation.prompt(question, prompt_room(loaded.model, longest))
         if left_out:
             say(f"(the oldest {left_out} of your questions no longer fit and are left out)")
         asking = self._conversation.asking

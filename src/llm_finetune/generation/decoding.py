@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ class Sampling:
     seed: int = 0
 
 
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True)
 class Token:
     """One chosen token.
@@ -53,7 +57,7 @@ def decode(
     *,
     max_new_tokens: int,
     end_ids: Collection[int] = (),
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
 ) -> Iterator[list[Token | None]]:
     """The tokens that follow each prompt, step by step; the model runs as the caller asks for the next step.
 
@@ -88,6 +92,12 @@ def context_length(model: Any) -> int | None:
     """Tokens that prompt and answer may have together; None: the model names no limit."""
     length: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return length
+
+
+def prompt_room(model: Any, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have, so that an answer fits behind it, or half a context of one."""
+    context = context_length(model)
+    return context - min(max_new_tokens, context // 2) if context else sys.maxsize
 
 
 @torch.inference_mode()

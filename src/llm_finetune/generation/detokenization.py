@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from llm_finetune.generation.decoding import Token, decode
+from llm_finetune.generation.decoding import GREEDY, Sampling, Token, decode
 
 HALF = "\N{REPLACEMENT CHARACTER}"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -132,13 +132,18 @@ def answers(
     max_new_tokens: int,
     end_ids: Collection[int],
     batch_size: int,
+    sampling: Sampling = GREEDY,
+    stop: Sequence[str] = (),
+    continues: bool = False,
 ) -> list[str]:
-    """The whole, likeliest (greedy) answer to each prompt.
+    """The whole answer to each prompt; the likeliest (greedy) one, unless `sampling` says otherwise.
 
     Args:
         model: as `decode` takes it.
         prompts: token ids.
         batch_size: prompts that are answered at once.
+        stop: as for `Answer`.
+        continues: an answer goes on with its prompt's text.
 
     Raises:
         ModelError: a prompt fills the model's context.
@@ -146,9 +151,10 @@ def answers(
     written: list[str] = []
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        steps = decode(model, batch, max_new_tokens=max_new_tokens, end_ids=end_ids)
-        rows = zip(*steps, strict=True)
-        written += ["".join(Answer(tokenizer, end_ids).pieces(row)) for row in rows]
+        steps = decode(model, batch, max_new_tokens=max_new_tokens, end_ids=end_ids, sampling=sampling)
+        for prompt, row in zip(batch, zip(*steps, strict=True), strict=True):
+            answer = Answer(tokenizer, end_ids, stop, prompt if continues else ())
+            written.append("".join(answer.pieces(row)))
     return written
 
 
