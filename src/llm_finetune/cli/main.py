@@ -44,7 +44,7 @@ Strings = Annotated[
 Jsons = Annotated[
     list[str] | None, typer.Option("--set-json", metavar="KEY=JSON", help="Set a value as JSON.")
 ]
-
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints and results, and start over.")]
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -81,9 +81,6 @@ def about(
     lower_libraries()
 
 
-Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints and results, and start over.")]
-
-
 @app.command(cls=WithKeys, context_settings=HELP)
 def run(
     values: Files = None,
@@ -110,40 +107,28 @@ def run(
     raise typer.Exit(start.start(loaded, check=check, fresh=fresh))
 
 
-@app.command(cls=WithKeys, context_settings=HELP)
-def evaluate(
-    values: Files = None,
-    set_: Assignments = None,
-    set_string: Strings = None,
-    set_json: Jsons = None,
-    fresh: Fresh = False,
-) -> None:
-    """Evaluate the model in train.outputDir and its base model."""
-    _run_only("evaluate", _loaded(values, set_, set_string, set_json), fresh)
+def _add_stage(stage: str, words: str) -> None:
+    """Adds the command that runs one stage, on the model that an earlier job has left."""
+
+    @app.command(stage, cls=WithKeys, context_settings=HELP, help=words)
+    def alone(
+        values: Files = None,
+        set_: Assignments = None,
+        set_string: Strings = None,
+        set_json: Jsons = None,
+        fresh: Fresh = False,
+    ) -> None:
+        loaded = _loaded(values, set_, set_string, set_json)
+        from llm_finetune.config import only
+        from llm_finetune.launcher import start
+
+        settings = only(stage, loaded.settings)
+        raise typer.Exit(start.start(replace(loaded, settings=settings), check=False, fresh=fresh))
 
 
-@app.command(cls=WithKeys, context_settings=HELP)
-def quantize(
-    values: Files = None,
-    set_: Assignments = None,
-    set_string: Strings = None,
-    set_json: Jsons = None,
-    fresh: Fresh = False,
-) -> None:
-    """Quantize the model in train.outputDir."""
-    _run_only("quantize", _loaded(values, set_, set_string, set_json), fresh)
-
-
-@app.command(cls=WithKeys, context_settings=HELP)
-def benchmark(
-    values: Files = None,
-    set_: Assignments = None,
-    set_string: Strings = None,
-    set_json: Jsons = None,
-    fresh: Fresh = False,
-) -> None:
-    """Benchmark the model in train.outputDir, and the quantized one."""
-    _run_only("benchmark", _loaded(values, set_, set_string, set_json), fresh)
+_add_stage("evaluate", "Evaluate the model in train.outputDir and its base model.")
+_add_stage("quantize", "Quantize the model in train.outputDir.")
+_add_stage("benchmark", "Benchmark the model in train.outputDir, and the quantized one.")
 
 
 @app.command(cls=WithKeys, context_settings=HELP)
@@ -180,15 +165,6 @@ def _loaded(
     if Path("-") in (values or []) and Ranks.from_environment().size > 1:
         raise SettingsError("-f -: only one of several processes could read standard input; write a file")
     return load(values or [], set_json or [], set_ or [], set_string or [])
-
-
-def _run_only(stage: str, loaded: Loaded, fresh: bool) -> NoReturn:
-    """Runs one stage, on the model that an earlier job has left."""
-    from llm_finetune.config import only
-    from llm_finetune.launcher import start
-
-    alone = replace(loaded, settings=only(stage, loaded.settings))
-    raise typer.Exit(start.start(alone, check=False, fresh=fresh))
 
 
 @app.command(context_settings=HELP)
