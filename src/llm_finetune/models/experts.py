@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from llm_finetune.errors import ModelError
@@ -48,8 +49,7 @@ def left_out(model: PreTrainedModel, tuned: PeftModel, plan: LoraPlan) -> str | 
     }
     if not missed:
         return None
-    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
-    share = sum(sizes[name] for name in missed) / sum(sizes.values())
+    share = share_of(model, missed)
     names = " ".join(sorted({_short(name) for name in missed}))
     return (
         f"distributed.train.loraTargetModules: {' '.join(plan.target_modules)} leaves out routed experts, "
@@ -70,6 +70,12 @@ def unmerged(model: PreTrainedModel, tuned: PeftModel) -> str | None:
         f"distributed.train.loraTargetModules: the files of this model hold {homeless[0]} as one with "
         "others, so an adapter on it cannot be merged or quantized"
     )
+
+
+def share_of(model: PreTrainedModel, names: Collection[str]) -> float:
+    """Of all of the model's weights, by their number, how many these parameters hold."""
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    return float(sum(sizes[name] for name in names) / sum(sizes.values()))
 
 
 def adapted_weights(tuned: PeftModel) -> set[str]:

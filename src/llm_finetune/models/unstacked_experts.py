@@ -70,19 +70,16 @@ def _unstack(path: str, experts: Any) -> dict[str, Stack]:
     stacks = {}
     for name in ("gate_up_proj" if experts.has_gate else "up_proj", "down_proj"):
         stacked = getattr(experts, name)
-        biases = getattr(experts, name + BIAS) if experts.has_bias else None
-        count, transposed = len(stacked), bool(experts.is_transposed)
-        linears = []
-        for number in range(count):
-            weight = stacked[number].T if transposed else stacked[number]
-            linears.append(_linear(weight, None if biases is None else biases[number]))
-        delattr(experts, name)
-        names = [f"{path}.{name}.{number}" for number in range(count)]
-        stacks[name] = Stack(tuple(f"{one}.weight" for one in names), transposed)
-        if biases is not None:
-            delattr(experts, name + BIAS)
+        names = [f"{path}.{name}.{number}" for number in range(len(stacked))]
+        stacks[name] = Stack(tuple(f"{one}.weight" for one in names), bool(experts.is_transposed))
+        weights = [weight for _, weight in stacks[name].cut(stacked)]
+        biases: list[torch.Tensor | None] = [None] * len(names)
+        if experts.has_bias:
             stacks[name + BIAS] = Stack(tuple(f"{one}.bias" for one in names), False)
-        setattr(experts, name, torch.nn.ModuleList(linears))
+            biases = [bias for _, bias in stacks[name + BIAS].cut(getattr(experts, name + BIAS))]
+            delattr(experts, name + BIAS)
+        delattr(experts, name)
+        setattr(experts, name, torch.nn.ModuleList(map(_linear, weights, biases)))
     experts.forward = MethodType(_forward, experts)
     return stacks
 

@@ -16,6 +16,7 @@ from llm_finetune.config import QuantizeSettings
 from llm_finetune.data import Split
 from llm_finetune.errors import ModelError, SettingsError
 from llm_finetune.models import loading
+from llm_finetune.models.experts import share_of
 from llm_finetune.models.merging import TunedModel
 from llm_finetune.models.safetensors_io import ShardWriter, StoredWeights
 from llm_finetune.models.unstacked_experts import Stack, unstack
@@ -108,7 +109,8 @@ def quantize(
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
     if (output / DESCRIPTION).is_file():
         log.warning("%s: the quantized model there gives way once the new one is whole", output)
-    with atomic_directory(output, size_of(tuned, layers, scheme), replaces=DESCRIPTION) as aside:
+    size_bytes = size_of(outline, tuned.stored, scheme, layers)
+    with atomic_directory(output, size_bytes, replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
         _write_weights(writer, tuned, layers, stacks, scheme, _results(algorithm, tuned, scheme, texts))
         writer.finish()
@@ -205,13 +207,15 @@ def scheme_of(settings: QuantizeSettings) -> Scheme:
     return Scheme(settings.woq_bits, settings.woq_group_size, settings.woq_scheme == "sym")
 
 
-def size_of(tuned: TunedModel, layers: dict[str, torch.nn.Module], scheme: Scheme) -> int:
+def size_of(
+    outline: PreTrainedModel, stored: StoredWeights, scheme: Scheme, layers: dict[str, torch.nn.Module]
+) -> int:
     """About the bytes of the quantized weights: codes and scales of the layers, and all else as it is."""
     shapes = [features(layer) for layer in layers.values()]
     codes = sum(out * scheme.row_bytes(length) for out, length in shapes)
-    weights: int = tuned.outline().num_parameters()
+    weights: int = outline.num_parameters()
     rest = weights - sum(out * length for out, length in shapes)
-    return codes + rest * tuned.stored.size_bytes // weights
+    return codes + rest * stored.size_bytes // weights
 
 
 def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
@@ -235,9 +239,8 @@ def left_as_they_are(outline: PreTrainedModel) -> str | None:
     Args:
         outline: with its experts apart.
     """
-    sizes = {name: weight.numel() for name, weight in outline.named_parameters()}
     left = {name for name, weight in outline.named_parameters() if weight.dim() == STACKED}
-    share = sum(sizes[name] for name in left) / sum(sizes.values())
+    share = share_of(outline, left)
     if share < SHARE_TOLD:
         return None
     kind = outline.config.model_type
