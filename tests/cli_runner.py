@@ -26,10 +26,17 @@ class Outcome:
 
 def run_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Outcome:
     """Runs `llm-finetune run …` in this process."""
+    return command_here(capfd, monkeypatch, "run", *arguments)
+
+
+def command_here(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> Outcome:
+    """Runs `llm-finetune …` in this process."""
     from llm_finetune.cli import main
 
     capfd.readouterr()
-    monkeypatch.setattr(sys, "argv", ["llm-finetune", "run", *arguments])
+    monkeypatch.setattr(sys, "argv", ["llm-finetune", *arguments])
     with pytest.raises(SystemExit) as exited:
         main.main()
     printed = capfd.readouterr()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from llm_finetune.config import QuantizeSettings, load
+
 # Exact arithmetic and a learning rate that shows something after a few steps.
 PLAIN = {
     "train__bf16": False,
@@ -18,3 +22,10 @@ PLAIN = {
     "eval__perDeviceBatchSize": 3,
     "eval__generateSamples": 0,
 }
+
+
+def quantize_settings(output: Path, algorithm: str) -> QuantizeSettings:
+    """4 bits in groups of 16, which a tiny model's rows are made of."""
+    values = {"outputDir": output, "woqBits": 4, "woqGroupSize": 16, "woqAlgo": algorithm}
+    given = [f"distributed.quantize.{key}={value}" for key, value in values.items()]
+    return load([], [], given, []).settings.quantize

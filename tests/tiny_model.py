@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 96
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+GROUPED = {"num_key_value_heads": 2}  # for architectures that know it
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES = ("llama", "qwen2", "gemma2", "mistral", "gpt_neox")
 SENTENCES = (
     "The red fox runs over the hill.",
@@ -25,18 +35,7 @@ def tiny_model(architecture: str, seed: int = 0, vocabulary: int = VOCABULARY, *
     import torch
     import transformers
 
-    sizes: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    grouped = {"num_key_value_heads": 2}
+    sizes, grouped = {**SIZES, **SPECIAL_IDS, "vocab_size": vocabulary}, GROUPED
     made = {
         "llama": lambda: transformers.LlamaConfig(**sizes, **grouped),
         "qwen2": lambda: transformers.Qwen2Config(**sizes, **grouped),

@@ -12,23 +12,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import tiny_model
 from llm_finetune.checkpoints import compatibility, weights
 from llm_finetune.errors import UserError
 from llm_finetune.models.adapters import LoraPlan, add_adapters
-from tiny_model import VOCABULARY, tiny_model
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SIZES: dict[str, Any] = {**tiny_model.SIZES, **tiny_model.GROUPED, **tiny_model.SPECIAL_IDS}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 SEES = {
     "hidden_size": 16,
@@ -97,7 +86,7 @@ def test_all_weights_come_back(config: Callable[[], Any], dtype: torch.dtype, tm
 )
 def test_an_adapter_comes_back_and_its_base_stays(architecture: str, dora: bool, tmp_path: Path) -> None:
     plan = LoraPlan(rank=2, alpha=4, dropout=0.0, target_modules=("all-linear",), dora=dora)
-    one, other = (add_adapters(tiny_model(architecture), plan) for _ in range(2))
+    one, other = (add_adapters(tiny_model.tiny_model(architecture), plan) for _ in range(2))
     for weight in weights.trained(one).values():
         torch.nn.init.normal_(weight)
     weights.save(one, tmp_path)
@@ -123,7 +112,7 @@ def with_another_value(tensors: dict[str, torch.Tensor]) -> None:
 def test_what_is_missing_left_over_or_another_is_named(
     change: Callable[[Any], None], adapter: bool, tmp_path: Path
 ) -> None:
-    model = tiny_model("llama")
+    model = tiny_model.tiny_model("llama")
     if adapter:
         model = add_adapters(model, LoraPlan(2, 4, 0.0, ("q_proj",)))
     weights.save(model, tmp_path)

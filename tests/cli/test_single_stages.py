@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli_runner import Outcome, assignments
+from cli_runner import assignments, command_here
 from minimal_settings import PLAIN
 
 
@@ -45,17 +44,6 @@ def options(model_folder: Path, data_file: Path, place: Path) -> list[str]:
     return assignments(**values)
 
 
-def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Outcome:
-    from llm_finetune.cli import main
-
-    capfd.readouterr()
-    monkeypatch.setattr(sys, "argv", ["llm-finetune", *arguments])
-    with pytest.raises(SystemExit) as exited:
-        main.main()
-    printed = capfd.readouterr()
-    return Outcome(int(exited.value.code or 0), printed.out + printed.err)
-
-
 def written(place: Path) -> set[str]:
     return {file.name for file in (place / "out").glob("*_results.json")}
 
@@ -65,22 +53,22 @@ def test_each_stage_alone_leaves_what_it_leaves_in_a_job(
 ) -> None:
     none = assignments(doEval=False, doQuantize=False, doBenchmark=False, eval__strategy="no")
     none += assignments(eval__loadBestModel=False, eval__earlyStoppingPatience=0)
-    trained = command(capfd, monkeypatch, "run", *options, *none)
+    trained = command_here(capfd, monkeypatch, "run", *options, *none)
     assert trained.code == 0, trained.text
     assert written(place) == {"all_results.json", "train_results.json"}
     weights = (place / "out" / "adapter_model.safetensors").read_bytes()
     for stage in ("evaluate", "quantize", "benchmark"):
-        outcome = command(capfd, monkeypatch, stage, *options)
+        outcome = command_here(capfd, monkeypatch, stage, *options)
         assert outcome.code == 0, outcome.text
     evaluation = json.loads((place / "out" / "eval_results.json").read_text())
     assert evaluation["base"]["perplexity"] != evaluation["tuned"]["perplexity"]
     assert (place / "quantized" / "quantization.json").is_file()
     assert {"tuned", "quantized"} == set(json.loads((place / "out" / "benchmark_results.json").read_text()))
     assert (place / "out" / "adapter_model.safetensors").read_bytes() == weights
-    again = command(capfd, monkeypatch, "quantize", *options)
+    again = command_here(capfd, monkeypatch, "quantize", *options)
     assert "quantizing" not in again.text
     (place / "out" / "report.html").unlink()
-    assert command(capfd, monkeypatch, "report", *options).code == 0
+    assert command_here(capfd, monkeypatch, "report", *options).code == 0
     page = (place / "out" / "report.html").read_text()
     assert "Perplexity" in page
     assert "Quantized" in page
@@ -91,7 +79,7 @@ def test_without_a_model_there_is_nothing_to_quantize(
 ) -> None:
     elsewhere = assignments(train__outputDir=str(tmp_path / "none"))
     for stage in ("quantize", "benchmark", "report"):
-        outcome = command(capfd, monkeypatch, stage, *options, *elsewhere)
+        outcome = command_here(capfd, monkeypatch, stage, *options, *elsewhere)
         assert outcome.code, outcome.text
         assert str(tmp_path / "none") in outcome.text
         assert "Traceback" not in outcome.text

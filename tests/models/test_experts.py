@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import tiny_model
 from llm_finetune.errors import ModelError
 from llm_finetune.export.merge import merge
 from llm_finetune.generation.load import with_adapter
@@ -16,19 +17,10 @@ from llm_finetune.models import experts, loading
 from llm_finetune.models.adapters import LoraPlan, add_adapters, set_base_model
 from llm_finetune.models.merging import TunedModel
 from llm_finetune.models.saving import save_weights
-from tiny_model import VOCABULARY
 
 IDS = torch.arange(3, 51).view(2, 24)
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+SIZES: dict[str, Any] = {**tiny_model.SIZES, **tiny_model.GROUPED}
 
 
 def config_of(kind: str) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from llm_finetune.config import QuantizeSettings, load
+import tiny_model
 from llm_finetune.export.merge import merge
 from llm_finetune.models.adapters import LoraPlan, add_adapters, set_base_model
 from llm_finetune.models.merging import TunedModel, find_tuned
@@ -23,21 +23,12 @@ from llm_finetune.quantization.packed_weights import Scheme
 from llm_finetune.quantization.quantize import check_quantization, quantize
 from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.quantization.rtn import round_to_nearest
-from tiny_model import VOCABULARY, tiny_model
+from minimal_settings import quantize_settings
 
 IDS = torch.arange(3, 51).view(2, 24)
 TEXTS = [list(range(3 + start, 27 + start)) for start in range(0, 64, 4)]
 STACKED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-}
+SIZES: dict[str, Any] = {**tiny_model.SIZES, **tiny_model.GROUPED, "head_dim": 8}
 FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 STATES = {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 8, "chunk_size": 8}
 KINDS = {
@@ -78,12 +69,6 @@ def mixture(kind: str) -> Any:
     return model
 
 
-def settings_for(output: Path, algorithm: str, **changes: Any) -> QuantizeSettings:
-    values = {"outputDir": output, "woqBits": 4, "woqGroupSize": 16, "woqAlgo": algorithm, **changes}
-    given = [f"distributed.quantize.{key}={value}" for key, value in values.items()]
-    return load([], [], given, []).settings.quantize
-
-
 def answer(model: Any) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
@@ -110,7 +95,7 @@ def test_experts_apart_answer_as_stacked_ones_do(kind: str) -> None:
 def test_each_expert_is_rounded_as_a_linear_layer_is(kind: str, tmp_path: Path) -> None:
     model = mixture(kind)
     model.save_pretrained(tmp_path / "model")
-    quantize(TunedModel(tmp_path / "model"), settings_for(tmp_path / "quantized", "RTN"), [])
+    quantize(TunedModel(tmp_path / "model"), quantize_settings(tmp_path / "quantized", "RTN"), [])
     layers = json.loads((tmp_path / "quantized/quantization.json").read_text())["layers"]
     assert sum(".experts." in layer for layer in layers) == 8 * sum(
         name.endswith("experts.down_proj") for name, _ in model.named_parameters()
@@ -126,13 +111,13 @@ def test_each_expert_is_rounded_as_a_linear_layer_is(kind: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("algorithm", ["GPTQ", "AWQ", "TEQ"])
 def test_calibrating_brings_a_mixture_nearer_to_what_it_was(algorithm: str, tmp_path: Path) -> None:
-    model = tiny_model("mixtral", num_hidden_layers=2)
+    model = tiny_model.tiny_model("mixtral", num_hidden_layers=2)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     model.save_pretrained(tmp_path / "model")
     error = {}
     for asked in ("RTN", algorithm):
-        quantize(TunedModel(tmp_path / "model"), settings_for(tmp_path / asked, asked), TEXTS)
+        quantize(TunedModel(tmp_path / "model"), quantize_settings(tmp_path / asked, asked), TEXTS)
         found = load_quantized(tmp_path / asked, dtype=torch.float32)
         with torch.no_grad():
             texts = torch.tensor(TEXTS)
@@ -142,12 +127,12 @@ def test_calibrating_brings_a_mixture_nearer_to_what_it_was(algorithm: str, tmp_
 
 
 def test_an_expert_that_no_text_reaches_is_rounded(tmp_path: Path) -> None:
-    model = tiny_model("mixtral")
+    model = tiny_model.tiny_model("mixtral")
     for layer in model.model.layers:
         layer.mlp.gate.weight.data[3] = -1e4 * layer.mlp.gate.weight.data[:3].abs().sum(0)
         layer.post_attention_layernorm.weight.data.fill_(1)
     model.save_pretrained(tmp_path / "model")
-    quantize(TunedModel(tmp_path / "model"), settings_for(tmp_path / "quantized", "GPTQ"), TEXTS[:2])
+    quantize(TunedModel(tmp_path / "model"), quantize_settings(tmp_path / "quantized", "GPTQ"), TEXTS[:2])
     held = set(StoredWeights(tmp_path / "quantized"))
     assert {f"model.layers.1.mlp.experts.down_proj.{expert}.codes" for expert in range(4)} <= held
 
@@ -168,7 +153,7 @@ def test_what_an_adapter_trained_of_experts_is_quantized_as_the_merged_model_is(
     found = []
     for name in ("adapter", "merged"):
         output = tmp_path / f"{name}-quantized"
-        quantize(find_tuned(tmp_path / name), settings_for(output, algorithm), TEXTS)
+        quantize(find_tuned(tmp_path / name), quantize_settings(output, algorithm), TEXTS)
         found.append(dict(StoredWeights(output).mapped()))
     assert found[0].keys() == found[1].keys()
     for name, weight in found[0].items():
@@ -178,7 +163,7 @@ def test_what_an_adapter_trained_of_experts_is_quantized_as_the_merged_model_is(
 def test_a_folder_whose_experts_were_left_stacked_is_read_as_it_is(tmp_path: Path) -> None:
     model = mixture("gpt_oss")
     model.save_pretrained(tmp_path / "model")
-    quantize(TunedModel(tmp_path / "model"), settings_for(tmp_path / "new", "RTN"), [])
+    quantize(TunedModel(tmp_path / "model"), quantize_settings(tmp_path / "new", "RTN"), [])
     state = {
         name: weight for name, weight in StoredWeights(tmp_path / "new").mapped() if ".experts." not in name
     }
@@ -201,12 +186,14 @@ def test_experts_that_stay_as_they_are_are_told(caplog: pytest.LogCaptureFixture
     llama4 = {"intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 24}
     config = transformers.Llama4TextConfig(**SIZES, **llama4)
     with caplog.at_level(logging.WARNING):
-        check_quantization(settings_for(tmp_path / "out", "RTN"), config, tmp_path / "model")
+        check_quantization(quantize_settings(tmp_path / "out", "RTN"), config, tmp_path / "model")
     (said,) = warnings_in(caplog)
     assert "feed_forward.experts.down_proj" in said
     assert "% of its weights stay as they are" in said
     caplog.clear()
-    check_quantization(settings_for(tmp_path / "out", "RTN"), mixture("mixtral").config, tmp_path / "model")
+    check_quantization(
+        quantize_settings(tmp_path / "out", "RTN"), mixture("mixtral").config, tmp_path / "model"
+    )
     assert not warnings_in(caplog)
 
 

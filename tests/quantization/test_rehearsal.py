@@ -10,28 +10,22 @@ import pytest
 import torch
 import transformers
 
-from llm_finetune.config import QuantizeSettings, load
+import tiny_model
+from llm_finetune.config import QuantizeSettings
 from llm_finetune.errors import ModelError
 from llm_finetune.generation.decoding import decode
 from llm_finetune.models import loading
 from llm_finetune.models.merging import TunedModel, absent_weights
 from llm_finetune.quantization.quantize import check_quantization, check_weights, quantize
 from llm_finetune.quantization.quantized_model import is_linear, load_quantized
-from tiny_model import VOCABULARY
+from minimal_settings import quantize_settings
 
-IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-SIZES: dict[str, Any] = {
-    **IDS,
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 128,
-}
-GROUPED = {**SIZES, "num_key_value_heads": 2}
-GPT2 = {**IDS, "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-MAMBA = {**IDS, "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+IDS = tiny_model.SPECIAL_IDS
+SIZES: dict[str, Any] = {**tiny_model.SIZES, **IDS}
+GROUPED = {**SIZES, **tiny_model.GROUPED}
+NAMED = {**IDS, "vocab_size": tiny_model.VOCABULARY}
+GPT2 = {**NAMED, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+MAMBA = {**NAMED, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
 LLAMA4 = {"intermediate_size_mlp": 48, "head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 24}
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaConfig(**GROUPED),
@@ -55,12 +49,6 @@ def saved(architecture: str, folder: Path) -> Path:
     return folder
 
 
-def settings_for(output: Path, algorithm: str) -> QuantizeSettings:
-    values = {"outputDir": output, "woqBits": 4, "woqGroupSize": 16, "woqAlgo": algorithm}
-    given = [f"distributed.quantize.{key}={value}" for key, value in values.items()]
-    return load([], [], given, []).settings.quantize
-
-
 def check_all(absent: list[str], folder: Path, settings: QuantizeSettings, config: Any) -> None:
     """What the dry run looks at."""
     check_weights(absent, folder)
@@ -73,7 +61,8 @@ def test_the_word_before_the_training_is_the_word_behind_it(
     architecture: str, algorithm: str, tmp_path: Path
 ) -> None:
     folder = saved(architecture, tmp_path / "model")
-    settings, outline = settings_for(tmp_path / "quantized", algorithm), TunedModel(folder).outline()
+    settings = quantize_settings(tmp_path / "quantized", algorithm)
+    outline = TunedModel(folder).outline()
     absent = absent_weights(outline, TunedModel(folder).stored)
     assert bool(absent) == bool(absent_weights(outline, None))  # what is told of a model yet to download
     texts = [list(range(3 + start, 19 + start)) for start in (0, 20, 40)]
@@ -92,7 +81,7 @@ def test_the_word_before_the_training_is_the_word_behind_it(
 def test_layers_whose_weights_are_looked_at_are_refused(tmp_path: Path) -> None:
     config = TunedModel(saved("mamba", tmp_path / "model")).config
     with pytest.raises(ModelError, match="a mamba model cannot be quantized"):
-        check_quantization(settings_for(tmp_path / "quantized", "RTN"), config, tmp_path / "out")
+        check_quantization(quantize_settings(tmp_path / "quantized", "RTN"), config, tmp_path / "out")
 
 
 def test_a_router_that_derives_from_a_linear_layer_is_none() -> None:
