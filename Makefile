@@ -15,12 +15,13 @@ DEMO := demo/out
 # Where the peers that `make benchmark` compares with are installed.
 export PEERS ?= $(HOME)/.cache/llm-finetune/peers
 
-.PHONY: help install demo demo-files test fuzz faults cluster-test lint typecheck benchmark benchmark-peers generate lock dist clean
+.PHONY: help install demo demo-files test fuzz faults cluster-test lint prose typecheck benchmark benchmark-peers generate lock dist clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
 	@echo "make demo-files  the demo's model and records in $(DEMO)/seleki, for a cluster"
 	@echo "make test        lint, type checks and tests"
+	@echo "make prose       how documentation, comments and messages read: a part of lint that needs vale, or Go to build it"
 	@echo "make fuzz        feed every reader what no user would write  [FUZZ_TIMES=20]"
 	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
 	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
@@ -77,7 +78,18 @@ lint: $(INSTALLED)
 	$(BIN)/python -m llm_finetune.config.codegen --check
 	$(BIN)/helm lint . --strict --quiet
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck requirements/*.sh .ci/run
+	$(BIN)/shellcheck requirements/*.sh .vale/install.sh .ci/run
+	@if $(MAKE) --no-print-directory --silent $(BIN)/vale; then $(MAKE) --no-print-directory prose; \
+	else echo "lint: prose was not checked, as there is no vale: see above"; fi
+
+# What .vale.ini says of how the project reads.
+PROSE := $(wildcard *.md) docs src demo benchmarks values.schema.json templates/NOTES.txt
+prose: $(BIN)/vale
+	$(BIN)/vale --output=line --glob='*.{md,py,c,cpp,h,json,txt}' $(PROSE)
+
+$(BIN)/vale: .vale/install.sh
+	.vale/install.sh $@
+	touch $@
 
 typecheck: $(INSTALLED)
 	$(BIN)/mypy
