@@ -1,4 +1,4 @@
-"""C and C++ of our own as a library in this process: compiled by the machine's compiler once, then kept."""
+"""The package's C and C++ sources as a library in this process: compiled once, then cached."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from llm_finetune.distributed import processor_features
+from llm_finetune.storage import atomic
 from llm_finetune.storage.stale_files import remove_abandoned
 from llm_finetune.storage.user_directories import others_wrote, private_cache
 
@@ -29,17 +30,19 @@ log = logging.getLogger(__name__)
 
 
 class NotCompiledError(Exception):
-    """Why there is no library here."""
+    """The library cannot be compiled or loaded; the message says why."""
 
 
 def compiled(sources: Sequence[Path], flags: Sequence[str], headers: Sequence[Path] = ()) -> ctypes.CDLL:
-    """The library made of these files.
+    """Load the library built from these files, compiling it where the cache does not hold it yet.
 
-    It is kept in the user's cache, under a name that its sources, flags, OpenMP runtime and processor decide.
-    Its threads are those of torch.
+    The cache is the user's own directory; the file name is a hash of sources, flags, OpenMP runtime and
+    processor features. The library shares torch's OpenMP threads.
 
     Args:
-        flags: beside those that are always given.
+        sources: C or C++ files.
+        flags: compiler flags in addition to `ALWAYS`.
+        headers: files that the sources include, part of the hash.
 
     Raises:
         NotCompiledError: there is no compiler, or it fails.
@@ -49,26 +52,28 @@ def compiled(sources: Sequence[Path], flags: Sequence[str], headers: Sequence[Pa
     content += [file.read_text() for file in (*sources, *headers)]
     name = f"{sources[0].parent.name}-{hashlib.sha256(chr(0).join(content).encode()).hexdigest()[:16]}.so"
     try:
-        kept = _cache() / name
-        if not _is_ours(kept):
-            _compile(sources, flags, openmp, kept)
-        return _loaded(kept)
+        library = _cache() / name
+        if not _is_ours(library):
+            _compile(sources, flags, openmp, library)
+        return _loaded(library)
     except (OSError, subprocess.SubprocessError) as error:
-        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        raise NotCompiledError(str(said).strip()) from error
+        reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
+        raise NotCompiledError(str(reason).strip()) from error
 
 
-def _compile(sources: Sequence[Path], flags: Sequence[str], openmp: Path, kept: Path) -> None:
-    remove_abandoned(kept.parent.glob(f"{ASIDE}*"))
-    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=kept.parent) as aside:
+def _compile(sources: Sequence[Path], flags: Sequence[str], openmp: Path, library: Path) -> None:
+    remove_abandoned([*library.parent.glob(f"{ASIDE}*"), *library.parent.glob(f".*.{atomic.PARTIAL}")])
+    # Another process may finish first: both write the same library.
+    with (
+        tempfile.TemporaryDirectory(prefix=ASIDE, dir=library.parent) as aside,
+        atomic.written(library) as linked,
+    ):
         objects = [f"{aside}/{source.stem}.o" for source in sources]
         for source, target in zip(sources, objects, strict=True):
             _run(_compiler(source), *ALWAYS, *flags, "-c", str(source), "-o", target)
-        # Without -fopenmp, which would link the compiler's own runtime: its threads would fight with torch's.
-        linked = f"{aside}/library.so"
-        _run(_compiler(sources[0]), "-shared", *objects, str(openmp), "-lm", "-o", linked)
-        os.chmod(linked, 0o700)  # whatever the umask is
-        os.replace(linked, kept)  # another process may have been as fast: both are the same
+        # Without -fopenmp, which would link the compiler's runtime, whose threads would compete with torch's.
+        _run(_compiler(sources[0]), "-shared", *objects, str(openmp), "-lm", "-o", str(linked))
+        linked.chmod(0o700)  # whatever the umask is
 
 
 def _compiler(source: Path) -> str:
@@ -88,29 +93,29 @@ def _openmp() -> Path:
     torch.get_num_threads()
     mapped = re.findall(r"/\S*/lib[gi]?omp5?[^/\s]*\.so\S*", Path("/proc/self/maps").read_text())
     if not mapped:
-        raise NotCompiledError("torch brought no OpenMP runtime")
+        raise NotCompiledError("torch has loaded no OpenMP runtime")
     return Path(mapped[0])
 
 
-def _is_ours(kept: Path) -> bool:
-    """Whether the library is there, and nobody else put it there."""
+def _is_ours(library: Path) -> bool:
+    """Whether the library is there, and no other user can have written it."""
     try:
-        found = kept.lstat()
+        found = library.lstat()
     except FileNotFoundError:
         return False
-    problem = others_wrote(found) if stat.S_ISREG(found.st_mode) else "is no file"
+    problem = others_wrote(found) if stat.S_ISREG(found.st_mode) else "is not a regular file"
     if problem:
-        log.warning("%s %s: it is compiled anew", kept, problem)
+        log.warning("%s %s: compiling it again", library, problem)
     return problem is None
 
 
-def _loaded(kept: Path) -> ctypes.CDLL:
-    """The library, through the very file that was looked at, in the very folder."""
-    folder = os.open(kept.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _loaded(library: Path) -> ctypes.CDLL:
+    """Load the library through the descriptor whose owner and mode were checked."""
+    folder = os.open(library.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        file = os.open(kept.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+        file = os.open(library.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         if problem := others_wrote(os.fstat(folder)) or others_wrote(os.fstat(file)):
-            raise NotCompiledError(f"{kept} {problem}")
+            raise NotCompiledError(f"{library} {problem}")
         # It stays open: the loader knows a library by its name.
         return ctypes.CDLL(f"/proc/self/fd/{file}")
     finally:
@@ -118,5 +123,5 @@ def _loaded(kept: Path) -> ctypes.CDLL:
 
 
 def _cache() -> Path:
-    """A folder of the user's own, since what lies in it is run; it lasts, so that this is compiled once."""
+    """A persistent directory that only this user can write to, since its contents are executed."""
     return private_cache("compiled")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Whoever loads the folder looks for these first, so they arrive last.
+# What loads the folder looks for these first, so they arrive last.
 ENTRY_FILES = ("config.json", "adapter_config.json")
 MODEL = "model"  # what is on its way
 
@@ -32,12 +31,11 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     aside = atomic.aside_of(folder / MODEL)
     try:
         atomic.clear(folder, [MODEL])  # makes room where a kill left it
-        with writing(folder, weight_bytes(model), lambda: "what checkpoints hold is kept"):
+        with writing(folder, weight_bytes(model), lambda: "the checkpoints are intact"):
             aside.mkdir()
             save_weights(model, aside)
             tokenizer.save_pretrained(aside)
-            for file in sorted(aside.iterdir(), key=lambda file: (file.name in ENTRY_FILES, file.name)):
-                os.replace(file, folder / file.name)
+            atomic.place_files(aside, folder, last=ENTRY_FILES)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

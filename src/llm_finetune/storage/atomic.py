@@ -13,8 +13,8 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -30,17 +30,36 @@ def aside_of(path: Path, kind: str = PARTIAL) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{kind}")
 
 
-def write_text(file: Path, text: str) -> None:
-    """Writes the file whole or not at all. Raises OSError where it cannot."""
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """Gives a path aside to write to; what is there at the end of the block takes the place of `file`.
+
+    Nothing of it stays where the block fails. Raises OSError where it cannot be renamed.
+    """
     aside = aside_of(file)
     try:
-        with aside.open("x", encoding="utf-8") as new:
-            new.write(text)
+        yield aside
         os.replace(aside, file)
-    except OSError:
+    except BaseException:
         with suppress(OSError):  # the volume may be what failed
             aside.unlink(missing_ok=True)
         raise
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes the file whole or not at all. Raises OSError where it cannot."""
+    with written(file) as aside, aside.open("x", encoding="utf-8") as new:
+        new.write(text)
+
+
+def place_files(aside: Path, folder: Path, last: Collection[str] = ()) -> None:
+    """Moves the files of one folder into another one, which may hold others.
+
+    Args:
+        last: names of the files that readers look for first, so that they arrive when all others are there.
+    """
+    for file in sorted(aside.iterdir(), key=lambda file: (file.name in last, file.name)):
+        os.replace(file, folder / file.name)
 
 
 def open_own(file: Path) -> int:
