@@ -206,7 +206,7 @@ def describe(model: Path) -> None:
     """All that is read of a model before its weights."""
     config = loading.load_config(fetch(str(model), None, weights=True, code=False), False)
     loading.check_fits(config, loading.load_tokenizer(model, False), 64)
-    loading.outline(config, False)
+    loading.meta_model(config, False)
 
 
 @pytest.mark.parametrize("name", list(result_schemas.SHAPES))

@@ -42,8 +42,10 @@ def plan(*modules: str, parameters: tuple[str, ...] = (), dropout: float = 0.0) 
 
 
 def told(kind: str, wanted: LoraPlan) -> str | None:
-    outline = loading.outline(config_of(kind), False)
-    return experts.left_out(outline, add_adapters(loading.outline(config_of(kind), False), wanted), wanted)
+    meta_model = loading.meta_model(config_of(kind), False)
+    return experts.left_out(
+        meta_model, add_adapters(loading.meta_model(config_of(kind), False), wanted), wanted
+    )
 
 
 def test_names_that_promise_more_than_they_train_are_told() -> None:
@@ -58,11 +60,11 @@ def test_names_that_promise_more_than_they_train_are_told() -> None:
 
 
 def test_names_of_no_parameter_and_plans_that_cannot_be_are_refused() -> None:
-    outline = loading.outline(config_of("mixtral"), False)
+    meta_model = loading.meta_model(config_of("mixtral"), False)
     with pytest.raises(ModelError, match=r"'mlp\.experts\.gate_proj' names no parameter .*did you mean mlp"):
-        experts.check_parameters(outline, ("mlp.experts.gate_proj",))
+        experts.check_parameters(meta_model, ("mlp.experts.gate_proj",))
     with pytest.raises(ModelError, match=r"distributed\.train\.loraDropout: not with this adapter"):
-        add_adapters(outline, plan("all-linear", dropout=0.1))
+        add_adapters(meta_model, plan("all-linear", dropout=0.1))
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe"])
@@ -102,9 +104,9 @@ def test_what_the_files_hold_as_one_is_told_and_answers_beside_the_base(tmp_path
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / "base")
-    outline = loading.outline(config, False)
+    meta_model = loading.meta_model(config, False)
     tuned = add_adapters(model, plan("q_proj")).eval()
-    assert "self_attn.q_proj.weight as one with others" in str(experts.unmerged(outline, tuned))
+    assert "self_attn.q_proj.weight as one with others" in str(experts.unmerged(meta_model, tuned))
     for weight in tuned.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.2)
@@ -116,8 +118,8 @@ def test_what_the_files_hold_as_one_is_told_and_answers_beside_the_base(tmp_path
         torch.testing.assert_close(beside(input_ids=IDS).logits, expected)
     with pytest.raises(ModelError, match=r"q_proj.*cannot be merged"):
         merge(tmp_path / "adapter", tmp_path / "merged")
-    o_proj = add_adapters(loading.outline(config, False), plan("o_proj"))
-    assert experts.unmerged(outline, o_proj) is None
+    o_proj = add_adapters(loading.meta_model(config, False), plan("o_proj"))
+    assert experts.unmerged(meta_model, o_proj) is None
 
 
 def loads(folder: Path) -> list[Any]:

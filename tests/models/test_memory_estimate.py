@@ -65,10 +65,10 @@ def test_the_estimate_is_near_what_training_takes(use_lora: bool, gradient_check
 
     from llm_finetune.kernels.precision import Precision
     from llm_finetune.models.adapters import LoraPlan, add_adapters
-    from llm_finetune.models.loading import outline
+    from llm_finetune.models.loading import meta_model
     from llm_finetune.models.memory_estimate import training_need
 
-    model = outline(sizes(), False)
+    model = meta_model(sizes(), False)
     need = training_need(
         add_adapters(model, LoraPlan(8, 16, 0.1, ("q_proj", "v_proj"))) if use_lora else model,
         Precision(torch.float32, autocast=False),
@@ -92,10 +92,10 @@ def test_least_is_what_no_batch_size_can_lower() -> None:
     import torch
 
     from llm_finetune.kernels.precision import Precision
-    from llm_finetune.models.loading import outline
+    from llm_finetune.models.loading import meta_model
     from llm_finetune.models.memory_estimate import training_need
 
-    model, fp32 = outline(sizes(), False), Precision(torch.float32, autocast=False)
+    model, fp32 = meta_model(sizes(), False), Precision(torch.float32, autocast=False)
     small, large = (
         training_need(
             model, fp32, positions=size, labels=size, gradient_checkpointing=False, whole_logits=True

@@ -17,7 +17,7 @@ from llm_finetune.models.merging import TunedModel
 from llm_finetune.quantization import linear
 from llm_finetune.quantization.linear import kernels_of, quantized_linear
 from llm_finetune.quantization.native_linear import NativeLinear, fits
-from llm_finetune.quantization.packed_weights import Scheme, pack, unpack
+from llm_finetune.quantization.packed_weights import Scheme, pack_bits, unpack_bits
 from llm_finetune.quantization.quantize import quantizable_layers, quantize
 from llm_finetune.quantization.quantized_model import load_quantized
 from llm_finetune.quantization.rtn import round_to_nearest
@@ -29,7 +29,7 @@ def test_packing_loses_nothing(bits: int) -> None:
     codes = torch.randint(
         0, 2**bits, (5, 37), dtype=torch.uint8, generator=torch.Generator().manual_seed(bits)
     )
-    assert torch.equal(unpack(pack(codes, bits), bits, 37), codes)
+    assert torch.equal(unpack_bits(pack_bits(codes, bits), bits, 37), codes)
 
 
 # One bit cannot lie around zero: the settings' check refuses it.

@@ -62,17 +62,17 @@ def test_the_word_before_the_training_is_the_word_behind_it(
 ) -> None:
     folder = saved(architecture, tmp_path / "model")
     settings = quantize_settings(tmp_path / "quantized", algorithm)
-    outline = TunedModel(folder).outline()
-    absent = absent_weights(outline, TunedModel(folder).stored)
-    assert bool(absent) == bool(absent_weights(outline, None))  # what is told of a model yet to download
+    meta_model = TunedModel(folder).meta_model()
+    absent = absent_weights(meta_model, TunedModel(folder).stored)
+    assert bool(absent) == bool(absent_weights(meta_model, None))  # what is told of a model yet to download
     texts = [list(range(3 + start, 19 + start)) for start in (0, 20, 40)]
     if absent or (architecture, algorithm) in CANNOT:
         with pytest.raises(ModelError):
-            check_all(absent, folder, settings, outline.config)
+            check_all(absent, folder, settings, meta_model.config)
         with pytest.raises(ModelError):
             quantize(TunedModel(folder), settings, texts)
         return
-    check_all(absent, folder, settings, outline.config)
+    check_all(absent, folder, settings, meta_model.config)
     quantize(TunedModel(folder), settings, texts)
     steps = decode(load_quantized(tmp_path / "quantized"), [[1, 5, 9], [3]], max_new_tokens=2)
     assert all(token for step in steps for token in step if token)
@@ -85,6 +85,6 @@ def test_layers_whose_weights_are_looked_at_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_router_that_derives_from_a_linear_layer_is_none() -> None:
-    model = loading.outline(MODELS["llama4"](), False)
+    model = loading.meta_model(MODELS["llama4"](), False)
     assert not any(is_linear(module) for path, module in model.named_modules() if path.endswith("router"))
-    assert is_linear(loading.outline(MODELS["falcon"](), False).transformer.h[0].mlp.dense_h_to_4h)
+    assert is_linear(loading.meta_model(MODELS["falcon"](), False).transformer.h[0].mlp.dense_h_to_4h)

@@ -38,7 +38,7 @@ class NativeStep:
     """Reads prompts, then one token a prompt at a time.
 
     Args:
-        model: one of which `obstacle` says nothing.
+        model: one of which `unsupported_reason` says nothing.
         starts: the column of each prompt's first token; prompts are padded on their left.
         capacity: columns there may ever be.
     """
@@ -129,14 +129,14 @@ class NativeStep:
 
 def native_step(model: Any, starts: Sequence[int], capacity: int) -> NativeStep | None:
     """The step, where there can be one; else the log says why not."""
-    reason = obstacle(model, len(starts))
+    reason = unsupported_reason(model, len(starts))
     if reason is None:
         return NativeStep(model, starts, capacity)
     _tell(reason)
     return None
 
 
-def obstacle(model: Any, prompts: int = 1) -> str | None:
+def unsupported_reason(model: Any, prompts: int = 1) -> str | None:
     """Why the model decodes by its own layers; None: it need not."""
     if type(model).__name__ not in KNOWN or not type(model).__module__.startswith("transformers.models."):
         return f"the layers of {type(model).__name__} are not known"
@@ -171,7 +171,7 @@ def _tell(reason: str) -> None:
 def _kind(linear: Any) -> tuple[int, int, bool] | None:
     """Layers of one kind can share what is known of their inputs."""
     if isinstance(linear, NativeLinear):
-        return linear.bits, linear.group, linear.zeros is None
+        return linear.bits, linear.group, linear.zero_points is None
     if (
         type(linear) not in PLAIN
         or linear.weight.dtype != torch.bfloat16

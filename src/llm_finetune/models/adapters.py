@@ -44,7 +44,7 @@ def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
     """Raises ModelError where a name matches no linear layer; peft alone would train the others in silence.
 
     Args:
-        model: the outline is enough.
+        model: the meta_model is enough.
         targets: names as peft takes them: a module's last name, or the end of its path.
     """
     if targets == (ALL_LINEAR,):
@@ -90,7 +90,7 @@ def add_adapters(model: PreTrainedModel, plan: LoraPlan) -> PeftModel:
         use_dora=plan.dora,
     )
     # Adapters stay in fp32 above a bf16 base: their updates are too small for bf16's 8 bits of fraction.
-    with next(model.parameters()).device:  # on an outline they take no memory, which may not be there
+    with next(model.parameters()).device:  # on the meta device they take no memory, which may not be there
         try:
             return apply_peft(model, config, autocast_adapter_dtype=True)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""A base model from its folder: configuration, tokenizer, outline, weights."""
+"""A base model from its folder: configuration, tokenizer, weights; or its modules on the meta device."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def check_generation_config(folder: Path) -> None:
             GenerationConfig.from_pretrained(folder)
 
 
-def outline(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+def meta_model(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
     """The model without memory for its weights (on torch's meta device): to look at names and shapes."""
     import torch
 
@@ -164,7 +164,7 @@ def load_weights(
     from llm_finetune.models.weight_formats import Numbers
 
     config = load_config(folder, trust_remote_code)
-    check_size(outline(config, trust_remote_code).num_parameters(), folder)
+    check_size(meta_model(config, trust_remote_code).num_parameters(), folder)
     Numbers(folder, config)  # or transformers would take codes for numbers
     model = read_weights(
         AutoModelForCausalLM,

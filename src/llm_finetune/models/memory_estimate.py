@@ -1,4 +1,4 @@
-"""What a training takes in memory, estimated from the model's outline before any weight is read."""
+"""What a training takes in memory, estimated from the model on the meta device, before any weight is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from llm_finetune.kernels.precision import Precision
-from llm_finetune.kernels.training.output_head import CHUNK_BYTES, KEPT_BYTES
+from llm_finetune.kernels.training.output_head import CHUNK_BYTES, MAX_SAVED_BYTES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -67,7 +67,7 @@ def training_need(
     """The need of a training step; activations are an estimate, all else is counted.
 
     Args:
-        model: the outline, with its adapters where it has them; what is trained requires a gradient.
+        model: the meta_model, with its adapters where it has them; what is trained requires a gradient.
         positions: of a batch.
         labels: how many of them are trained on.
         gradient_checkpointing: layers keep their inputs alone, and one layer at a time all.
@@ -86,7 +86,7 @@ def training_need(
     is_trained = head is not None and any(weight.requires_grad for weight in head.parameters())
     logits = LOGIT_COPIES * labels * config.vocab_size * FP32_BYTES
     if not whole_logits:
-        logits = min(logits, LOGIT_COPIES * CHUNK_BYTES + is_trained * KEPT_BYTES)
+        logits = min(logits, LOGIT_COPIES * CHUNK_BYTES + is_trained * MAX_SAVED_BYTES)
     return MemoryNeed(
         process=PROCESS_BYTES,
         weights=frozen * width + trained * FP32_BYTES,

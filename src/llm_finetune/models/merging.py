@@ -68,15 +68,15 @@ class TunedModel:
         self.stored = Numbers(folder, self.config)
         # What is written from here on are numbers, whatever they are stored as.
         self.config.__dict__.pop("quantization_config", None)
-        self._conversion = Conversion(self.stored, self.outline())
+        self._conversion = Conversion(self.stored, self.meta_model())
         self._stored_as = {inside: name for name, inside in self._conversion.names.items()}
-        outline = self.outline()
-        self.tied: dict[str, str] = dict(outline.all_tied_weights_keys)
-        self.absent = _absent(outline, self._conversion)
+        meta_model = self.meta_model()
+        self.tied: dict[str, str] = dict(meta_model.all_tied_weights_keys)
+        self.absent = _absent(meta_model, self._conversion)
         self._layers: dict[str, Any] = {}
         self._replaced: dict[str, torch.Tensor] = {}
         if adapter:
-            self._read_adapter(outline, adapter)
+            self._read_adapter(meta_model, adapter)
         changed = self._layers.keys() | self._replaced.keys()
         self.untied = {target: source for target, source in self.tied.items() if changed & {target, source}}
         if self.untied:
@@ -87,9 +87,9 @@ class TunedModel:
         """The folder with the tokenizer and what else the training left."""
         return self.adapter or self.folder
 
-    def outline(self) -> PreTrainedModel:
+    def meta_model(self) -> PreTrainedModel:
         """The model without memory for its weights."""
-        return loading.outline(self.config, self.trust_remote_code)
+        return loading.meta_model(self.config, self.trust_remote_code)
 
     def weights(self) -> Iterator[Weight]:
         """All weights as the files have them, one at a time."""
@@ -178,16 +178,16 @@ class TunedModel:
         for name, tensor in self._conversion.split(inside, whole.tensor).items():
             yield Weight(name, tensor, whole.dtype)
 
-    def _read_adapter(self, outline: PreTrainedModel, adapter: Path) -> None:
+    def _read_adapter(self, meta_model: PreTrainedModel, adapter: Path) -> None:
         from peft.tuners.lora import LoraLayer
 
         config = read_lora_config(adapter)
         # peft moves adapters to where the base weights are: in memory, in fp32, and of no size.
         hollow = torch.zeros(())
-        for module in outline.modules():
+        for module in meta_model.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, torch.nn.Parameter(hollow.expand(parameter.shape), requires_grad=False))
-        inner = adapters.apply_lora(outline, config, adapter).get_base_model()
+        inner = adapters.apply_lora(meta_model, config, adapter).get_base_model()
         for path, module in inner.named_modules():
             if isinstance(module, LoraLayer):
                 plain = path.replace(".base_layer", "")
@@ -251,17 +251,19 @@ def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
     return merged
 
 
-def absent_weights(outline: PreTrainedModel, stored: StoredWeights | None) -> list[str]:
+def absent_weights(meta_model: PreTrainedModel, stored: StoredWeights | None) -> list[str]:
     """Weights of the model that cannot be had from the files one by one: transformers cuts them from others.
 
     Args:
         stored: the model's files; None: they are not there yet, and the architecture tells.
     """
     return (
-        sorted(cut_from_others(outline)) if stored is None else _absent(outline, Conversion(stored, outline))
+        sorted(cut_from_others(meta_model))
+        if stored is None
+        else _absent(meta_model, Conversion(stored, meta_model))
     )
 
 
-def _absent(outline: PreTrainedModel, conversion: Conversion) -> list[str]:
-    there = {*conversion.names.values(), *conversion.parts, *outline.all_tied_weights_keys}
-    return sorted(name for name, _ in outline.named_parameters() if name not in there)
+def _absent(meta_model: PreTrainedModel, conversion: Conversion) -> list[str]:
+    there = {*conversion.names.values(), *conversion.parts, *meta_model.all_tied_weights_keys}
+    return sorted(name for name, _ in meta_model.named_parameters() if name not in there)

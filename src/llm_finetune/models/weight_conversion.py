@@ -19,19 +19,19 @@ class Conversion:
     """How the weights of a model folder become those of the model.
 
     Args:
-        outline: the model without memory for its weights.
+        meta_model: the model without memory for its weights.
 
     Attributes:
         names: for each weight of the files that the model takes as it is, its name in the model.
         parts: for each weight of the model that is made of several in the files, their names there.
     """
 
-    def __init__(self, stored: StoredWeights, outline: PreTrainedModel) -> None:
-        self._stored, self._outline = stored, outline
-        taken = outline.state_dict()
+    def __init__(self, stored: StoredWeights, meta_model: PreTrainedModel) -> None:
+        self._stored, self._outline = stored, meta_model
+        taken = meta_model.state_dict()
         self.names: dict[str, str] = {}
         parts: dict[str, list[str]] = defaultdict(list)
-        for name, inside, is_whole in _renamed(stored, outline, taken):
+        for name, inside, is_whole in _renamed(stored, meta_model, taken):
             if inside in taken and is_whole:
                 self.names[name] = inside
             elif inside in taken:
@@ -75,13 +75,13 @@ class Conversion:
         return parts
 
 
-def sources_of(outline: PreTrainedModel) -> dict[str, set[str]]:
+def sources_of(meta_model: PreTrainedModel) -> dict[str, set[str]]:
     """For each weight of the model that transformers makes of others: the last names of these in files."""
     from transformers.core_model_loading import WeightConverter
 
     found: dict[str, set[str]] = defaultdict(set)
-    names = [name for name, _ in outline.named_parameters()]
-    for transform in _transforms(outline):
+    names = [name for name, _ in meta_model.named_parameters()]
+    for transform in _transforms(meta_model):
         if isinstance(transform, WeightConverter):
             last = {
                 pattern.removesuffix("$").removesuffix(".weight") for pattern in transform.source_patterns
@@ -93,22 +93,22 @@ def sources_of(outline: PreTrainedModel) -> dict[str, set[str]]:
     return dict(found)
 
 
-def cut_from_others(outline: PreTrainedModel) -> set[str]:
+def cut_from_others(meta_model: PreTrainedModel) -> set[str]:
     """The weights of the model that files hold as one with others: a change to one has no place there."""
     from transformers.core_model_loading import WeightConverter
 
     ends = tuple(
         target.removesuffix("$").replace("\\.", ".")
-        for transform in _transforms(outline)
+        for transform in _transforms(meta_model)
         if isinstance(transform, WeightConverter) and len(transform.target_patterns) > 1
         for target in transform.target_patterns
     )
-    names = [name for name, _ in outline.named_parameters()]
+    names = [name for name, _ in meta_model.named_parameters()]
     return {name for name in names if name.endswith(ends) or name.removesuffix(".weight").endswith(ends)}
 
 
 def _renamed(
-    stored: StoredWeights, outline: PreTrainedModel, taken: dict[str, torch.Tensor]
+    stored: StoredWeights, meta_model: PreTrainedModel, taken: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, str, bool]]:
     """For each weight of the files its name in the model, and whether it is there by itself.
 
@@ -116,7 +116,7 @@ def _renamed(
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-    transforms, prefix = _transforms(outline), outline.base_model_prefix
+    transforms, prefix = _transforms(meta_model), meta_model.base_model_prefix
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     joining = [t for t in transforms if isinstance(t, WeightConverter) and len(t.target_patterns) == 1]
     for name in stored:
@@ -142,7 +142,7 @@ def _without_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _transforms(outline: PreTrainedModel) -> list[Any]:
+def _transforms(meta_model: PreTrainedModel) -> list[Any]:
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    return list(get_model_conversion_mapping(outline))
+    return list(get_model_conversion_mapping(meta_model))

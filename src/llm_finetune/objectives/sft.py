@@ -57,7 +57,8 @@ def label_log_probs(
 def _head_only_at(head: Any, predicting: torch.Tensor, targets: torch.Tensor) -> Iterator[None]:
     """Lets the head see hidden states of shape (labels, width) instead of (rows, positions, width).
 
-    A LabelHead gives log-probabilities of the targets, shape (labels, 1), where another gives logits.
+    A FusedLinearCrossEntropyHead gives log-probabilities of the targets, shape (labels, 1); any other head
+    gives logits.
     """
 
     def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -37,8 +37,8 @@ def check_job(settings: Settings, stages: Iterable[Stage]) -> str:
     check_writable(Path(settings.train.output_dir))
     name, trust = settings.model_name_or_path, settings.trust_remote_code
     folder = fetch(name, settings.model_revision, weights=False, code=trust)
-    config, tokenizer, outline = describe_model(settings, folder)
-    check(settings, stages, folder, outline)
+    config, tokenizer, meta_model = describe_model(settings, folder)
+    check(settings, stages, folder, meta_model)
     if has_weights(folder):
         loading.load_weights(folder, torch.float32, trust, device="meta")
     lines = [entry(f"model    {name}: {_model(settings, config)}")]
@@ -51,7 +51,7 @@ def check_job(settings: Settings, stages: Iterable[Stage]) -> str:
 
 
 def _model(settings: Settings, config: PretrainedConfig) -> str:
-    model = loading.outline(config, settings.trust_remote_code)
+    model = loading.meta_model(config, settings.trust_remote_code)
     total = model.num_parameters()
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     words = [config.model_type, f"{total:,} parameters", f"context {context:,} tokens" if context else ""]

@@ -58,7 +58,7 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
 
     Args:
         ahead: hands over the data, where another process prepared it meanwhile.
-        check: refuses what a stage cannot do, by the base model's folder and outline.
+        check: refuses what a stage cannot do, by the base model's folder and meta model.
 
     Raises:
         UserError: what is wrong with the model, the records, or with a stage that would come hours later.
@@ -66,8 +66,8 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
     deadline = settings.wait_for_preparation_minutes * 60
     name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
     folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
-    config, tokenizer, outline = describe_model(settings, folder)
-    check(folder, outline)
+    config, tokenizer, meta_model = describe_model(settings, folder)
+    check(folder, meta_model)
     if not (settings.train.data_file or settings.train.dataset_name):
         return Inputs(folder, config, tokenizer, None, packed=False)
     fitted = fitted_to_model(settings, config)
@@ -88,26 +88,26 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
 def describe_model(
     settings: Settings, folder: Path
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrainedModel]:
-    """Configuration, tokenizer and outline, held against the settings before any weight is read."""
+    """Configuration, tokenizer and meta model, held against the settings before any weight is read."""
     trust = settings.trust_remote_code
     config, tokenizer = loading.load_config(folder, trust), loading.load_tokenizer(folder, trust)
     loading.check_fits(config, tokenizer, settings.train.max_seq_length)
     loading.check_generation_config(folder)
-    outline = loading.outline(config, trust)
-    check_size(outline.num_parameters(), folder)
-    check_lengths_apart(outline, settings.train.max_seq_length)
-    return config, tokenizer, outline
+    meta_model = loading.meta_model(config, trust)
+    check_size(meta_model.num_parameters(), folder)
+    check_lengths_apart(meta_model, settings.train.max_seq_length)
+    return config, tokenizer, meta_model
 
 
-def check_adapter(settings: Settings, outline: PreTrainedModel) -> None:
+def check_adapter(settings: Settings, meta_model: PreTrainedModel) -> None:
     """Refuses an adapter that cannot be, and tells of what it leaves out."""
     plan = lora_plan(settings)
-    adapters.check_targets(outline, plan.target_modules)
-    experts.check_parameters(outline, plan.target_parameters)
-    tuned = adapters.add_adapters(loading.outline(outline.config, settings.trust_remote_code), plan)
-    if told := experts.left_out(outline, tuned, plan):
+    adapters.check_targets(meta_model, plan.target_modules)
+    experts.check_parameters(meta_model, plan.target_parameters)
+    tuned = adapters.add_adapters(loading.meta_model(meta_model.config, settings.trust_remote_code), plan)
+    if told := experts.left_out(meta_model, tuned, plan):
         log.warning("%s", told)
-    if told := experts.unmerged(outline, tuned):
+    if told := experts.unmerged(meta_model, tuned):
         if settings.do_quantize:
             raise ModelError(f"{told}; choose other modules, or write doQuantize: false")
         log.warning("%s; chat answers with the adapter beside the model", told)
@@ -145,7 +145,7 @@ def fitted_to_memory(settings: Settings, inputs: Inputs, precision: Precision, p
     """
     assert inputs.prepared
     rows = inputs.prepared.summary.train
-    model = loading.outline(inputs.config, settings.trust_remote_code)
+    model = loading.meta_model(inputs.config, settings.trust_remote_code)
     checkpointing = choose_checkpointing(
         adapters.add_adapters(model, lora_plan(settings)) if settings.train.use_lora else model,
         settings.train,
@@ -162,7 +162,7 @@ def expected_checkpoints(settings: Settings, inputs: Inputs) -> Expected:
     """What the checkpoints of this run hold."""
     assert inputs.prepared
     train = settings.train
-    model = loading.outline(inputs.config, settings.trust_remote_code)
+    model = loading.meta_model(inputs.config, settings.trust_remote_code)
     tied = model.all_tied_weights_keys
     if train.use_lora:
         model = adapters.add_adapters(model, lora_plan(settings))

@@ -56,7 +56,7 @@ def run(
     with ExitStack() as held:
         with joined as group:
             inputs = gather(
-                settings, group, ahead, lambda folder, outline: check(settings, wanted, folder, outline)
+                settings, group, ahead, lambda folder, meta_model: check(settings, wanted, folder, meta_model)
             )
             if group.ranks.is_main_process:
                 _hold_output(settings, held)
@@ -79,11 +79,11 @@ def run(
             log.info("done: model, results and report are in %s", job.directory.path)
 
 
-def check(settings: Settings, stages: Iterable[Stage], folder: Path, outline: PreTrainedModel) -> None:
+def check(settings: Settings, stages: Iterable[Stage], folder: Path, meta_model: PreTrainedModel) -> None:
     """Refuses what one of the stages could not do. See `Stage.check`."""
     for stage in stages:
         if stage.enabled(settings):
-            stage.check(settings, folder, outline)
+            stage.check(settings, folder, meta_model)
 
 
 def _do(stage: Stage, job: Run) -> None:

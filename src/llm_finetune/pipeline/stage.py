@@ -114,12 +114,12 @@ class Stage(ABC):
     def enabled(self, settings: Settings) -> bool:
         """Whether the settings ask for it."""
 
-    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:  # noqa: B027
+    def check(self, settings: Settings, folder: Path, meta_model: PreTrainedModel) -> None:  # noqa: B027
         """Refuses what it could not do, before weights are read.
 
         Args:
             folder: of the base model; without weights where nothing is to be downloaded.
-            outline: the base model without memory for its weights; to look at, since all stages get it.
+            meta_model: the base model without memory for its weights; to look at, since all stages get it.
 
         Raises:
             UserError: what is wrong, where, and what to do.

@@ -67,7 +67,7 @@ def _solve(solver: Any, linear: Any, scheme: Scheme) -> QuantizedWeight:
     columns = solver.columns
     group = scheme.group_in(columns)
     try:
-        scales, _, zeros, rounded = solver.fasterquant(
+        scales, _, zero_points, rounded = solver.fasterquant(
             linear.weight.data,
             # Corrections reach a group's range only when a new stretch of columns begins.
             blocksize=min(group, COLUMNS_AT_ONCE),
@@ -81,5 +81,5 @@ def _solve(solver: Any, linear: Any, scheme: Scheme) -> QuantizedWeight:
     linear.weight.data = rounded
     matrix = rounded.T if isinstance(linear, Conv1D) else rounded
     each = torch.arange(columns) // group
-    codes = torch.round(matrix / scales[:, each] + zeros[:, each])
-    return QuantizedWeight.from_codes(scheme, codes, scales, None if scheme.symmetric else zeros)
+    codes = torch.round(matrix / scales[:, each] + zero_points[:, each])
+    return QuantizedWeight.from_codes(scheme, codes, scales, None if scheme.symmetric else zero_points)

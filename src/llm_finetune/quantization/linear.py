@@ -1,4 +1,4 @@
-"""Linear layers over quantized weights: by kernels of our own (native/) where those run, else by torch's.
+"""Linear layers over quantized weights: by the native kernels where those run, else by torch's.
 
 At one or a few rows a product costs what it takes to read the weights, and codes are smaller than bf16. At
 many rows it costs arithmetic, at which bf16's matrix product is better: then the weights are unpacked for
@@ -6,7 +6,8 @@ that one call.
 
 torch's kernels know two formats: 4 bits in groups of 32, 64, 128 or 256 with a scale and an offset each; and
 8 bits with a scale for each row. They hold others exactly too: fewer bits, and groups made of theirs. They
-are written for bf16 inputs; in fp32 they fall back to plain loops. In 4 bits they take twice as long as ours.
+are written for bf16 inputs; in fp32 they fall back to plain loops. In 4 bits the native ones
+are twice as fast.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class QuantizedLinear(torch.nn.Module):
 
     Attributes:
         kernel: what multiplies, as reports name it.
-        wide: rows of inputs from which on unpacking is faster; measured on a processor with AVX-512 and bf16.
+        dequantize_from_rows: number of input rows from which unpacking is faster, as measured on a processor
+            with AVX-512 and bf16.
     """
 
     kernel = ""
-    wide = 0
+    dequantize_from_rows = 0
     bias: torch.Tensor | None
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
@@ -44,7 +46,7 @@ class QuantizedLinear(torch.nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in) to (..., out), in the inputs' format."""
         rows = inputs.reshape(-1, self.in_features)
-        if len(rows) < self.wide:
+        if len(rows) < self.dequantize_from_rows:
             rows = rows.to(torch.bfloat16).contiguous()
             # The kernels load whole vectors, from addresses that a view into another tensor need not have.
             rows = rows.clone() if rows.data_ptr() % 64 else rows
@@ -71,24 +73,26 @@ class Int4Linear(QuantizedLinear):
     """Up to 4 bits, in groups made of 32, 64, 128 or 256 weights."""
 
     kernel = "torch int4"
-    wide = 48
+    dequantize_from_rows = 48
     codes: torch.Tensor
     scales_and_offsets: torch.Tensor
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
         scheme, columns = weight.scheme, weight.in_features
-        # Not a copy: the file's memory, which is only read for wide inputs.
+        # Not a copy: the file's memory, which is only read for inputs of many rows.
         self.weight = weight
         self.group = int4_group(scheme, columns) or 0
         # The kernel's weight is scale * (code - 8) + offset, with an offset in bf16. Codes are shifted to
-        # have their middle at 8, so that the offset is small, and 0 in a symmetric scheme.
-        offsets = (scheme.middle - weight.unpacked_zeros().float()) * weight.scales.float()
+        # have their zero point near 8, so that the offset is small, and 0 in a symmetric scheme.
+        offsets = (
+            scheme.symmetric_zero_point - weight.unpacked_zero_points().float()
+        ) * weight.scales.float()
         repeats = -(-scheme.group_in(columns) // self.group)
         tables = (table.repeat_interleave(repeats, dim=1) for table in (weight.scales.float(), offsets))
         scales_and_offsets = torch.stack([table[:, : columns // self.group].T for table in tables], dim=2)
         self.register_buffer("scales_and_offsets", scales_and_offsets.to(torch.bfloat16).contiguous())
-        codes = weight.unpacked_codes().to(torch.int32) + (8 - scheme.middle)
+        codes = weight.unpacked_codes().to(torch.int32) + (8 - scheme.symmetric_zero_point)
         self.register_buffer("codes", torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))
 
     def multiply(self, rows: torch.Tensor) -> torch.Tensor:
@@ -110,14 +114,14 @@ class Int8Linear(QuantizedLinear):
     """Codes that fit into 8 bits with their sign, and a scale for each row."""
 
     kernel = "torch int8"
-    wide = 16
+    dequantize_from_rows = 16
     codes: torch.Tensor
     scales: torch.Tensor
     kernel_scales: torch.Tensor
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
-        signed = weight.unpacked_codes().to(torch.int16) - weight.unpacked_zeros().to(torch.int16)
+        signed = weight.unpacked_codes().to(torch.int16) - weight.unpacked_zero_points().to(torch.int16)
         self.register_buffer("codes", signed.to(torch.int8))
         self.register_buffer("scales", weight.scales.flatten().float())
         self.register_buffer("kernel_scales", self.scales.to(torch.bfloat16))

@@ -25,7 +25,7 @@ class NativeLinear(torch.nn.Module):
     kernel = "native"
     codes: torch.Tensor
     scales: torch.Tensor
-    zeros: torch.Tensor | None
+    zero_points: torch.Tensor | None
     bias: torch.Tensor | None
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
@@ -33,17 +33,19 @@ class NativeLinear(torch.nn.Module):
         scheme = weight.scheme
         self.out_features, self.in_features = weight.codes.shape[0], weight.in_features
         self.group = -(-scheme.group_in(self.in_features) // 8) * 8
-        self.bits, self.middle = packed_bits(scheme.bits), scheme.middle
+        self.bits, self.symmetric_zero_point = packed_bits(scheme.bits), scheme.symmetric_zero_point
         self.register_buffer("codes", pack_codes(weight.unpacked_codes(), scheme.bits))
         self.register_buffer("scales", pack_groups(weight.scales))
-        self.register_buffer("zeros", None if scheme.symmetric else pack_groups(weight.unpacked_zeros()))
+        self.register_buffer(
+            "zero_points", None if scheme.symmetric else pack_groups(weight.unpacked_zero_points())
+        )
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def matrix(self) -> Matrix:
         """As C sees it; it holds only as long as this layer does."""
         return Matrix(
-            *(self.bits, self.out_features, self.in_features, self.group, self.middle),
-            *map(pointer, (self.codes, self.scales, self.zeros, self.bias)),
+            *(self.bits, self.out_features, self.in_features, self.group, self.symmetric_zero_point),
+            *map(pointer, (self.codes, self.scales, self.zero_points, self.bias)),
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

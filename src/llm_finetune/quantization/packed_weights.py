@@ -2,7 +2,7 @@
 
 A matrix of shape (out, in) is cut along its rows into groups; a weight is scale * (code - zero), with a scale
 and a zero for each group and a code from 0 to 2^bits - 1 for each weight. In a symmetric scheme every zero is
-2^(bits - 1) and is not kept.
+2^(bits - 1) and is not stored.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Scheme:
     symmetric: bool
 
     @property
-    def middle(self) -> int:
-        """The zero of a symmetric scheme."""
+    def symmetric_zero_point(self) -> int:
+        """The zero point of every group in a symmetric scheme."""
         return int(2 ** (self.bits - 1))
 
     @property
@@ -45,10 +45,10 @@ class Scheme:
         return -(-in_features // self.group_in(in_features))
 
     def row_bytes(self, in_features: int) -> int:
-        """A row's codes, scales and zeros, packed."""
+        """A row's codes, scales and zero points, packed."""
         groups = self.groups_in(in_features)
-        zeros = 0 if self.symmetric else packed_columns(groups, self.bits)
-        return packed_columns(in_features, self.bits) + zeros + groups * self.scale_dtype.itemsize
+        zero_points = 0 if self.symmetric else packed_columns(groups, self.bits)
+        return packed_columns(in_features, self.bits) + zero_points + groups * self.scale_dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -57,51 +57,51 @@ class QuantizedWeight:
 
     Attributes:
         in_features: length of a row.
-        codes: uint8, shape (out, bytes): packed by `pack`.
+        codes: uint8, shape (out, bytes): packed by `pack_bits`.
         scales: scheme.scale_dtype, shape (out, groups).
-        zeros: uint8, shape (out, bytes): packed too; None in a symmetric scheme.
+        zero_points: uint8, shape (out, bytes): packed too; None in a symmetric scheme.
     """
 
     scheme: Scheme
     in_features: int
     codes: torch.Tensor
     scales: torch.Tensor
-    zeros: torch.Tensor | None
+    zero_points: torch.Tensor | None
 
     @classmethod
     def from_codes(
-        cls, scheme: Scheme, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None
+        cls, scheme: Scheme, codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None
     ) -> QuantizedWeight:
         """Packs them.
 
         Args:
             codes: whole numbers in any format, shape (out, in), from 0 to 2^bits - 1.
             scales: shape (out, groups).
-            zeros: like codes, shape (out, groups); None in a symmetric scheme.
+            zero_points: like codes, shape (out, groups); None in a symmetric scheme.
         """
         return cls(
             scheme,
             codes.shape[1],
-            pack(codes.to(torch.uint8), scheme.bits),
+            pack_bits(codes.to(torch.uint8), scheme.bits),
             scales.to(scheme.scale_dtype),
-            None if zeros is None else pack(zeros.to(torch.uint8), scheme.bits),
+            None if zero_points is None else pack_bits(zero_points.to(torch.uint8), scheme.bits),
         )
 
     def unpacked_codes(self) -> torch.Tensor:
         """uint8, shape (out, in)."""
-        return unpack(self.codes, self.scheme.bits, self.in_features)
+        return unpack_bits(self.codes, self.scheme.bits, self.in_features)
 
-    def unpacked_zeros(self) -> torch.Tensor:
+    def unpacked_zero_points(self) -> torch.Tensor:
         """uint8, shape (out, groups)."""
-        if self.zeros is None:
-            return torch.full_like(self.scales, self.scheme.middle, dtype=torch.uint8)
-        return unpack(self.zeros, self.scheme.bits, self.scales.shape[1])
+        if self.zero_points is None:
+            return torch.full_like(self.scales, self.scheme.symmetric_zero_point, dtype=torch.uint8)
+        return unpack_bits(self.zero_points, self.scheme.bits, self.scales.shape[1])
 
     def rows(self, first: int, last: int) -> QuantizedWeight:
         """Rows from `first` to before `last`, in the same memory."""
-        zeros = None if self.zeros is None else self.zeros[first:last]
+        zero_points = None if self.zero_points is None else self.zero_points[first:last]
         return QuantizedWeight(
-            self.scheme, self.in_features, self.codes[first:last], self.scales[first:last], zeros
+            self.scheme, self.in_features, self.codes[first:last], self.scales[first:last], zero_points
         )
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
@@ -112,7 +112,7 @@ class QuantizedWeight:
         signed = torch.int8 if self.scheme.bits < 8 else torch.int16
         rows, groups = self.scales.shape
         codes = pad(self.unpacked_codes(), (0, groups * group - self.in_features)).view(rows, groups, group)
-        steps = codes.to(signed) - self.unpacked_zeros().to(signed).unsqueeze(2)
+        steps = codes.to(signed) - self.unpacked_zero_points().to(signed).unsqueeze(2)
         weights = steps.to(precise).mul_(self.scales.to(precise).unsqueeze(2)).view(rows, groups * group)
         return weights[:, : self.in_features].to(dtype)
 
@@ -134,12 +134,16 @@ def rounded_to_8_bits(weight: torch.Tensor, group: int = 128) -> QuantizedWeight
         padded = pad(weight[some].float(), (0, groups * scheme.group_in(columns) - columns))
         parts = padded.view(len(padded), groups, -1)
         steps = (parts.abs().amax(2, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        codes[some] = (parts.div(steps).round_() + scheme.middle).view_as(padded)[:, :columns].to(torch.uint8)
+        codes[some] = (
+            (parts.div(steps).round_() + scheme.symmetric_zero_point)
+            .view_as(padded)[:, :columns]
+            .to(torch.uint8)
+        )
         scales[some] = steps.squeeze(2)
     return QuantizedWeight.from_codes(scheme, codes, scales, None)
 
 
-def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes of `bits` bits, uint8, shape (rows, columns), in about columns * bits / 8 bytes a row.
 
     A code is cut into parts of 4, 2 and 1 bits, which divide a byte: 5 bits into 4 and 1. For each width a
@@ -160,8 +164,8 @@ def packed_columns(columns: int, bits: int) -> int:
     return sum(-(-columns // (8 // width)) for width in _parts(bits))
 
 
-def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """The inverse of `pack`: uint8, shape (rows, columns)."""
+def unpack_bits(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
+    """The inverse of `pack_bits`: uint8, shape (rows, columns)."""
     codes, start, done = torch.zeros((), dtype=torch.uint8), 0, 0
     for width in _parts(bits):
         stretches = 8 // width

@@ -101,15 +101,15 @@ def quantize(
     algorithm, scheme = settings.woq_algo, scheme_of(settings)
     output = Path(settings.output_dir)
     check_weights(tuned.absent, tuned.folder)
-    outline = tuned.outline()
-    stacks = unstack(outline)
-    layers = quantizable_layers(outline)
+    meta_model = tuned.meta_model()
+    stacks = unstack(meta_model)
+    layers = quantizable_layers(meta_model)
     if algorithm != "RTN" and not texts:
         raise _no_texts(algorithm)
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
     if (output / DESCRIPTION).is_file():
         log.warning("%s: the quantized model there gives way once the new one is whole", output)
-    size_bytes = size_of(outline, tuned.stored, scheme, layers)
+    size_bytes = size_of(meta_model, tuned.stored, scheme, layers)
     with atomic_directory(output, size_bytes, replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)
         _write_weights(writer, tuned, layers, stacks, scheme, _results(algorithm, tuned, scheme, texts))
@@ -168,13 +168,13 @@ def check_quantization(
         )
     if algorithm != "RTN" and not has_records:
         raise _no_texts(algorithm)
-    outline = loading.outline(config, trust_remote_code)
-    unstack(outline)
-    if told := left_as_they_are(outline):
+    meta_model = loading.meta_model(config, trust_remote_code)
+    unstack(meta_model)
+    if told := left_as_they_are(meta_model):
         log.warning("%s", told)
-    quantizable_layers(outline)
+    quantizable_layers(meta_model)
     groups = rehearse(config, algorithm, trust_remote_code)
-    if groups and algorithm == "AWQ" and not _has_whole_groups(outline, groups, scheme):
+    if groups and algorithm == "AWQ" and not _has_whole_groups(meta_model, groups, scheme):
         raise SettingsError(
             f"distributed.quantize.woqGroupSize: AWQ scales layers whose rows are whole groups, and no row "
             f"of this model is a multiple of {scheme.group_size}; write one that "
@@ -208,51 +208,55 @@ def scheme_of(settings: QuantizeSettings) -> Scheme:
 
 
 def size_of(
-    outline: PreTrainedModel, stored: StoredWeights, scheme: Scheme, layers: dict[str, torch.nn.Module]
+    meta_model: PreTrainedModel, stored: StoredWeights, scheme: Scheme, layers: dict[str, torch.nn.Module]
 ) -> int:
     """About the bytes of the quantized weights: codes and scales of the layers, and all else as it is."""
     shapes = [features(layer) for layer in layers.values()]
     codes = sum(out * scheme.row_bytes(length) for out, length in shapes)
-    weights: int = outline.num_parameters()
+    weights: int = meta_model.num_parameters()
     rest = weights - sum(out * length for out, length in shapes)
     return codes + rest * stored.size_bytes // weights
 
 
-def quantizable_layers(outline: PreTrainedModel) -> dict[str, torch.nn.Module]:
+def quantizable_layers(meta_model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     """The linear layers by their paths, without the output head, as neural-compressor does by default.
 
     Args:
-        outline: with its experts apart.
+        meta_model: with its experts apart.
     """
-    head = outline.get_output_embeddings()
+    head = meta_model.get_output_embeddings()
     layers = {
-        path: module for path, module in outline.named_modules() if is_linear(module) and module is not head
+        path: module
+        for path, module in meta_model.named_modules()
+        if is_linear(module) and module is not head
     }
     if not layers:
-        raise ModelError(f"a {outline.config.model_type} model has no linear layers that could be quantized")
+        raise ModelError(
+            f"a {meta_model.config.model_type} model has no linear layers that could be quantized"
+        )
     return layers
 
 
-def left_as_they_are(outline: PreTrainedModel) -> str | None:
+def left_as_they_are(meta_model: PreTrainedModel) -> str | None:
     """Which large part of the model a quantization does not touch; None: there is none.
 
     Args:
-        outline: with its experts apart.
+        meta_model: with its experts apart.
     """
-    left = {name for name, weight in outline.named_parameters() if weight.dim() == STACKED}
-    share = share_of(outline, left)
+    left = {name for name, weight in meta_model.named_parameters() if weight.dim() == STACKED}
+    share = share_of(meta_model, left)
     if share < SHARE_TOLD:
         return None
-    kind = outline.config.model_type
+    kind = meta_model.config.model_type
     return (
         f"distributed.doQuantize: {min(left)} and its like are no linear layers in the code of {kind}; "
         f"{share:.0%} of its weights stay as they are"
     )
 
 
-def _has_whole_groups(outline: PreTrainedModel, groups: dict[str, list[str]], scheme: Scheme) -> bool:
+def _has_whole_groups(meta_model: PreTrainedModel, groups: dict[str, list[str]], scheme: Scheme) -> bool:
     """Whether a layer that a norm can pass a scale on to has rows of whole groups."""
-    rows = {features(outline.get_submodule(paths[0]))[1] for paths in groups.values()}
+    rows = {features(meta_model.get_submodule(paths[0]))[1] for paths in groups.values()}
     return any(length % scheme.group_in(length) == 0 for length in rows)
 
 
@@ -312,8 +316,8 @@ def _write_weights(
 def _add(writer: ShardWriter, path: str, weight: QuantizedWeight) -> None:
     writer.add(f"{path}.codes", weight.codes)
     writer.add(f"{path}.scales", weight.scales)
-    if weight.zeros is not None:
-        writer.add(f"{path}.zeros", weight.zeros)
+    if weight.zero_points is not None:
+        writer.add(f"{path}.zeros", weight.zero_points)
 
 
 def _sizes(result: Quantization) -> str:

@@ -16,7 +16,7 @@ def round_to_nearest(weight: torch.Tensor, scheme: Scheme, clip: float = 1.0) ->
         weight: shape (out, in); worked on in fp32.
         clip: share of the range that is kept; what lies outside gets its end.
     """
-    codes, scales, zeros = neural_compressor.weight_only("utility").quant_tensor(
+    codes, scales, zero_points = neural_compressor.weight_only("utility").quant_tensor(
         weight.to(torch.float32, copy=True),  # it works in place
         bits=scheme.bits,
         group_size=scheme.group_size,
@@ -25,5 +25,5 @@ def round_to_nearest(weight: torch.Tensor, scheme: Scheme, clip: float = 1.0) ->
         return_int=True,
     )
     if scheme.symmetric:
-        codes += scheme.middle
-    return QuantizedWeight.from_codes(scheme, codes, scales, zeros)
+        codes += scheme.symmetric_zero_point
+    return QuantizedWeight.from_codes(scheme, codes, scales, zero_points)

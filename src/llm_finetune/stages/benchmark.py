@@ -29,10 +29,10 @@ class Benchmark(Stage):
         """See `Stage`."""
         return settings.do_benchmark
 
-    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
+    def check(self, settings: Settings, folder: Path, meta_model: PreTrainedModel) -> None:
         """See `Stage`."""
         shares_of_cores(settings.benchmark)
-        check_context(settings.benchmark.prompt_tokens, context_length(outline))
+        check_context(settings.benchmark.prompt_tokens, context_length(meta_model))
 
     def inputs(self, sources: Sources) -> StageInputs:
         """See `Stage`."""

@@ -38,13 +38,13 @@ class Quantize(Stage):
         """See `Stage`."""
         return settings.do_quantize
 
-    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
+    def check(self, settings: Settings, folder: Path, meta_model: PreTrainedModel) -> None:
         """See `Stage`."""
-        config = outline.config
+        config = meta_model.config
         trust, to_quantize = settings.trust_remote_code, tuned_folder(settings, folder)
         if settings.do_train:
             stored = StoredWeights(folder) if has_weights(folder) else None
-            check_weights(absent_weights(outline, stored), folder)
+            check_weights(absent_weights(meta_model, stored), folder)
         elif is_at_hand(to_quantize):
             tuned = find_tuned(to_quantize, trust)
             check_weights(tuned.absent, tuned.folder)

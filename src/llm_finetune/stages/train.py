@@ -40,10 +40,10 @@ class Train(Stage):
         """See `Stage`."""
         return settings.do_train
 
-    def check(self, settings: Settings, folder: Path, outline: PreTrainedModel) -> None:
+    def check(self, settings: Settings, folder: Path, meta_model: PreTrainedModel) -> None:
         """See `Stage`."""
         if settings.train.use_lora:
-            check_adapter(settings, outline)
+            check_adapter(settings, meta_model)
         check_base_not_overwritten(Path(settings.train.output_dir), folder)
 
     def inputs(self, sources: Sources) -> StageInputs:

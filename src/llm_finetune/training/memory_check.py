@@ -21,7 +21,7 @@ CLOSE = 0.9
 
 
 def choose_checkpointing(
-    outline: PreTrainedModel,
+    meta_model: PreTrainedModel,
     settings: TrainSettings,
     precision: Precision,
     *,
@@ -34,7 +34,7 @@ def choose_checkpointing(
     Warns where that is close to what there is.
 
     Args:
-        outline: the model without its weights, with adapters where they are trained.
+        meta_model: the model without its weights, with adapters where they are trained.
         row_positions: of a row, padding among them.
         row_labels: of a row, how many positions are trained on.
         processes: that share this machine.
@@ -48,7 +48,7 @@ def choose_checkpointing(
     rows = settings.per_device_batch_size
     need_if = partial(
         training_need,
-        outline,
+        meta_model,
         precision,
         positions=round(rows * row_positions),
         labels=round(rows * row_labels),

@@ -15,7 +15,7 @@ import torch
 
 from llm_finetune.generation import decoding
 from llm_finetune.generation.decoding import decode
-from llm_finetune.generation.native_decoder import NativeStep, obstacle
+from llm_finetune.generation.native_decoder import NativeStep, unsupported_reason
 from llm_finetune.kernels.inference.library import library
 from llm_finetune.quantization.linear import quantized_linear
 from llm_finetune.quantization.native_linear import NativeLinear
@@ -207,9 +207,9 @@ def adapt(model: Any) -> Any:
 )
 def test_what_it_does_not_know_stays_with_the_model(change: Any, reason: str) -> None:
     model = tiny_model("llama").bfloat16()
-    assert obstacle(model) is None
+    assert unsupported_reason(model) is None
     changed = change(model)
-    assert reason in (obstacle(changed) or "")
+    assert reason in (unsupported_reason(changed) or "")
     assert len(list(decode(changed, prompts(4), max_new_tokens=3))) == 3
 
 

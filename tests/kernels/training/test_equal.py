@@ -138,7 +138,7 @@ def test_all_weights_under_autocast(passes: str) -> None:
 def test_the_head_in_chunks(kept_bytes: int, passes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights' gradient from logits that were kept, and from those computed again."""
     monkeypatch.setattr(output_head, "CHUNK_BYTES", 0)
-    monkeypatch.setattr(output_head, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(output_head, "MAX_SAVED_BYTES", kept_bytes)
     assert int((rows()[2][:, 1:] != IGNORE_INDEX).sum()) > 2 * 32  # what a chunk holds at least
     fast = made_fast(tiny_model("llama"), Switches("off", "on", "off"))
     assert_equal(fast, tiny_model("llama"), 1e-5)

@@ -27,8 +27,8 @@ class Matrix(ctypes.Structure):
     """`Matrix` of native.h."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("bits", "rows", "columns", "group", "middle")),
-        *((name, ctypes.c_void_p) for name in ("weights", "scales", "zeros", "bias")),
+        *((name, ctypes.c_int32) for name in ("bits", "rows", "columns", "group", "symmetric_zero_point")),
+        *((name, ctypes.c_void_p) for name in ("weights", "scales", "zero_points", "bias")),
     ]
 
 

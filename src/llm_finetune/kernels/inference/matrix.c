@@ -6,10 +6,10 @@
  */
 #include "native.h"
 
-INLINE __m512i look_up_table(int factor, int middle) {
+INLINE __m512i look_up_table(int factor, int symmetric_zero_point) {
     bf16 values[32];
     for (int code = 0; code < 32; code++) {
-        float value = (float)(factor * (code % 16) - middle); /* exact in bf16: whole and below 256 */
+        float value = (float)(factor * (code % 16) - symmetric_zero_point); /* exact in bf16: whole and below 256 */
         uint32_t bits;
         memcpy(&bits, &value, 4);
         values[code] = bits >> 16;
@@ -29,8 +29,8 @@ INLINE void codes_block(const Matrix *matrix, int block, const bf16 *inputs, con
     const int chunk = 8 / planes, stride = PADDED(matrix->columns), groups = groups_of(matrix);
     const int chunks = (matrix->columns + chunk - 1) / chunk, in_group = matrix->group / chunk;
     const int chains = count == 1 ? 4 : count == 2 ? 2 : 1;
-    const int middle = matrix->zeros ? 0 : matrix->middle;
-    const __m512i low = look_up_table(1, planes == 1 ? middle : 0), high = look_up_table(16, middle);
+    const int symmetric_zero_point = matrix->zero_points ? 0 : matrix->symmetric_zero_point;
+    const __m512i low = look_up_table(1, planes == 1 ? symmetric_zero_point : 0), high = look_up_table(16, symmetric_zero_point);
     const uint8_t *codes = (const uint8_t *)matrix->weights + (size_t)block * chunks * 64;
     const size_t first = (size_t)block * groups * BLOCK;
     __m512 total[8], part[8][4];
@@ -61,9 +61,9 @@ INLINE void codes_block(const Matrix *matrix, int block, const bf16 *inputs, con
         for (int n = 0; n < count; n++) {
             __m512 sum = part[n][0];
             for (int chain = 1; chain < chains; chain++) sum = _mm512_add_ps(sum, part[n][chain]);
-            if (matrix->zeros) {
-                const __m128i zeros = _mm_loadu_si128((const __m128i *)(matrix->zeros + scale_at));
-                const __m512 zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(zeros));
+            if (matrix->zero_points) {
+                const __m128i zero_points = _mm_loadu_si128((const __m128i *)(matrix->zero_points + scale_at));
+                const __m512 zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(zero_points));
                 sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sums[n * groups + group]), sum);
             }
             total[n] = _mm512_fmadd_ps(sum, scale, total[n]);
@@ -148,7 +148,7 @@ void multiply_block(const Matrix *matrix, int block, const bf16 *inputs, const f
 }
 
 void sum_groups(const Matrix *matrix, const bf16 *inputs, int count, float *sums) {
-    if (!matrix->zeros) return;
+    if (!matrix->zero_points) return;
     const int groups = groups_of(matrix);
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     for (int n = 0; n < count; n++)

@@ -9,10 +9,10 @@ typedef struct {
     int32_t bits;    /* 16: bf16, row by row; 8 or 4: codes, as packing.py lays them */
     int32_t rows, columns;
     int32_t group;   /* columns that share a scale, a multiple of 8 */
-    int32_t middle;  /* the code of the weight 0, where there are no zeros */
+    int32_t symmetric_zero_point;  /* the code of the weight 0, where there are no zero points */
     const void *weights;
     const void *scales;    /* (blocks, groups, 16): bf16 for 4 bits, fp32 for 8 */
-    const uint8_t *zeros;  /* the same shape, or null */
+    const uint8_t *zero_points;  /* the same shape, or null */
     const float *bias;     /* (rows), or null */
 } Matrix;
 

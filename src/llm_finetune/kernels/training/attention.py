@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from llm_finetune.kernels.training.ops import causal_softmax_, softmax_grad_
-from llm_finetune.kernels.training.segments import Group, Segments
+from llm_finetune.kernels.training.segments import SegmentGroup, Segments
 
-NAME = "records_apart"
+NAME = "packed_causal"
 BLOCK = 128
-REMEMBERED = 512
+MAX_CACHED_LENGTH = 512
 """Up to this length probabilities are kept for the backward pass; beyond, computing them again costs less."""
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias")
@@ -119,7 +119,7 @@ class RecordAttention(torch.autograd.Function):
                 probabilities = _probabilities(q, k, rows, keys, scale, window)
                 product = torch.bmm(probabilities, v[:, keys])
                 out[:, :, rows] = product.view(*out[:, :, rows].shape)
-                if ctx.needs_input_grad[0] and group.length <= REMEMBERED:
+                if ctx.needs_input_grad[0] and group.length <= MAX_CACHED_LENGTH:
                     remembered.append(probabilities)
             _unbatch(output, group, out, ctx.heads)
         ctx.save_for_backward(*aligned, *remembered)
@@ -137,7 +137,7 @@ class RecordAttention(torch.autograd.Function):
             (g,) = _batched(ctx, group, aligned_grad)
             dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
             for rows, keys in _blocks(group.length, ctx.window):
-                if group.length <= REMEMBERED:
+                if group.length <= MAX_CACHED_LENGTH:
                     p = next(remembered)
                 else:
                     p = _probabilities(q, k, rows, keys, ctx.scale, ctx.window)
@@ -162,7 +162,7 @@ class RecordAttention(torch.autograd.Function):
 _attend: Any = RecordAttention.apply
 
 
-def _batched(ctx: Any, group: Group, *aligned: torch.Tensor) -> Iterator[torch.Tensor]:
+def _batched(ctx: Any, group: SegmentGroup, *aligned: torch.Tensor) -> Iterator[torch.Tensor]:
     """A group's part of aligned tensors, one matrix for each record and key head.
 
     Returns:
@@ -179,7 +179,7 @@ def _batched(ctx: Any, group: Group, *aligned: torch.Tensor) -> Iterator[torch.T
             yield batch.reshape(-1, heads // ctx.key_heads, group.length, batch.shape[-1])
 
 
-def _unbatch(aligned: torch.Tensor, group: Group, batch: torch.Tensor, heads: int) -> None:
+def _unbatch(aligned: torch.Tensor, group: SegmentGroup, batch: torch.Tensor, heads: int) -> None:
     """Writes what `_batched` returned back to its place."""
     part = aligned[group.start : group.start + group.records * group.length]
     into = part.view(group.records, group.length, heads, -1).transpose(1, 2)

@@ -21,8 +21,8 @@ from llm_finetune.kernels.training.ops import label_log_probs_
 
 CHUNK_BYTES = 16 << 20
 """Of a chunk's logits: half of a processor's last-level cache, or less."""
-KEPT_BYTES = 256 << 20
-"""Of all labels' logits at most, kept for the gradient of trained weights: half of what those take."""
+MAX_SAVED_BYTES = 256 << 20
+"""Of all labels' logits at most, saved for the gradient of trained weights: half of what those take."""
 
 
 class FusedLinearCrossEntropyHead(torch.nn.Linear):
@@ -59,33 +59,33 @@ class _LabelLogProbs(torch.autograd.Function):
         targets: torch.Tensor,
     ) -> torch.Tensor:
         head = _rounded(hidden.dtype, weight, bias)
-        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        kept = None
-        if trained and len(hidden) * len(weight) * hidden.element_size() <= KEPT_BYTES:
-            kept = hidden.new_empty(len(hidden), len(weight))
+        saved = None
+        if trained and len(hidden) * len(weight) * hidden.element_size() <= MAX_SAVED_BYTES:
+            saved = hidden.new_empty(len(hidden), len(weight))
         parts = []
         for chunk in _chunks(hidden, weight):
             logits = linear(hidden[chunk], *head)
-            parts.append(label_log_probs_(logits, targets[chunk], grad=trained or slopes is not None))
-            if slopes is not None:
-                slopes[chunk] = logits @ head[0]
-            if kept is not None:
-                kept[chunk] = logits
-        ctx.save_for_backward(slopes, targets, *((hidden, weight, bias, kept) if trained else ()))
+            parts.append(label_log_probs_(logits, targets[chunk], grad=trained or grad_hidden is not None))
+            if grad_hidden is not None:
+                grad_hidden[chunk] = logits @ head[0]
+            if saved is not None:
+                saved[chunk] = logits
+        ctx.save_for_backward(grad_hidden, targets, *((hidden, weight, bias, saved) if trained else ()))
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        slopes, targets, *trained = ctx.saved_tensors
-        dhidden = None if slopes is None else slopes * grad.to(slopes.dtype).unsqueeze(1)
+        grad_hidden, targets, *trained = ctx.saved_tensors
+        dhidden = None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype).unsqueeze(1)
         if not trained:
             return dhidden, None, None, None
-        hidden, weight, bias, kept = trained
+        hidden, weight, bias, saved = trained
         factors = grad.to(hidden.dtype).unsqueeze(1)
         dweight = torch.zeros_like(weight)
         dbias = None if bias is None else torch.zeros_like(bias)
-        for chunk, dlogits in _logit_gradients(hidden, weight, bias, targets, kept):
+        for chunk, dlogits in _logit_gradients(hidden, weight, bias, targets, saved):
             dweight += dlogits.t() @ (hidden[chunk] * factors[chunk])
             if dbias is not None:
                 dbias += (dlogits.t() @ factors[chunk]).squeeze(1)
@@ -97,11 +97,11 @@ def _logit_gradients(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     targets: torch.Tensor,
-    kept: torch.Tensor | None,
+    saved: torch.Tensor | None,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Of the labels' log-probabilities, by the logits: what was kept, or chunk by chunk computed again."""
-    if kept is not None:
-        yield slice(None), kept
+    """Of the labels' log-probabilities, by the logits: what was saved, or chunk by chunk computed again."""
+    if saved is not None:
+        yield slice(None), saved
         return
     head = _rounded(hidden.dtype, weight, bias)
     for chunk in _chunks(hidden, weight):

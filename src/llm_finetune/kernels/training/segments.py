@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-ALIGNED = 32
+ALIGNMENT = 32
 """Lengths are rounded up to a multiple of this: softmax and matrix products are slow on odd widths."""
 
-ENOUGH = 0.8
+MIN_FILL = 0.8
 """A record shares a group where it fills this part of the group's longest."""
 
 
 @dataclass(frozen=True)
-class Group:
+class SegmentGroup:
     """Records that one batched matrix product takes.
 
     Attributes:
@@ -40,7 +40,7 @@ class Segments:
         empty: int64: the positions where none does.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[SegmentGroup, ...]
     positions: int
     slots: torch.Tensor
     tokens: torch.Tensor
@@ -53,13 +53,13 @@ class Segments:
         Args:
             lengths: int64, shape (records,): tokens of each record, in their order.
         """
-        rooms, order = (-(-lengths // ALIGNED) * ALIGNED).sort(descending=True, stable=True)
+        rooms, order = (-(-lengths // ALIGNMENT) * ALIGNMENT).sort(descending=True, stable=True)
         groups, starts = [], torch.empty_like(lengths)
         position = first = 0
         sizes = rooms.tolist()
         for number in range(1, len(sizes) + 1):
-            if number == len(sizes) or sizes[number] < ENOUGH * sizes[first]:
-                group = Group(position, number - first, sizes[first])
+            if number == len(sizes) or sizes[number] < MIN_FILL * sizes[first]:
+                group = SegmentGroup(position, number - first, sizes[first])
                 ends = torch.arange(group.records) * group.length + position
                 starts[order[first:number]] = ends
                 groups.append(group)
