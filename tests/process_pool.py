@@ -240,7 +240,7 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
     "saving": [("llm_finetune.checkpoints.optimizer_state", "save_file")],
     "collective": [("torch.distributed", "all_reduce")],
     "leaving a model": [("llm_finetune.stages.train", "save_model")],
-    "judging": [("llm_finetune.stages.evaluate", "judge")],
+    "judging": [("llm_finetune.stages.evaluate", "evaluate_model")],
     "quantizing": [
         ("llm_finetune.models.safetensors_io:ShardWriter", "add"),
         ("llm_finetune.quantization.quantize", "copy_auxiliary_files"),
@@ -251,7 +251,7 @@ EVENTS: dict[str, list[tuple[str, str]]] = {
         ("llm_finetune.inference_benchmark.benchmark", "memory_bandwidth"),
     ],
     "reporting": [
-        ("llm_finetune.stages.report", "write_report"),
+        ("llm_finetune.stages.report", "make_report"),
         ("llm_finetune.report.html", "load"),
     ],
     "finishing": [("llm_finetune.pipeline.run_directory:RunDirectory", "finish")],

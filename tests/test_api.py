@@ -41,9 +41,10 @@ def values(model_folder: Path, data_file: Path, tmp_path_factory: pytest.TempPat
 def test_a_job_leaves_results_and_a_model_that_answers_as_chat_does(values: dict[str, Any]) -> None:
     results = run(values)
     assert results.training
-    assert results.training["steps"] == 2
+    assert results.training.steps == 2
     assert results.evaluation
-    assert results.evaluation["tuned"]["perplexity"] > 1
+    assert results.evaluation.tuned
+    assert results.evaluation.tuned.perplexity > 1
     assert results.quantization is None
     assert read_results(results.output_dir) == results
     assert run(values) == results, "finished, so not done again"

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from fuzz import fuzz
-from llm_finetune.chat.session import asked_as
 from llm_finetune.config import load
 from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
 from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
-from llm_finetune.evaluation import evaluator
+from llm_finetune.evaluation.result import BaseModelEvaluation, EvaluationResult
 from llm_finetune.generation.decoding import decode
 from llm_finetune.generation.load import load_folder
+from llm_finetune.inference_benchmark.result import BenchmarkResult
 from llm_finetune.models import adapters, loading
 from llm_finetune.models.adapter_config import read_config
 from llm_finetune.models.merging import find_tuned
@@ -31,11 +32,15 @@ from llm_finetune.models.resolve import fetch
 from llm_finetune.models.safetensors_io import StoredWeights
 from llm_finetune.models.saving import save_weights
 from llm_finetune.pipeline import run_directory
+from llm_finetune.pipeline.all_results import AllResults
+from llm_finetune.pipeline.run_record import RunRecord
 from llm_finetune.quantization.quantize import quantize
 from llm_finetune.quantization.quantized_model import load_quantized
-from llm_finetune.report.html import write_report
+from llm_finetune.quantization.result import QuantizationResult
+from llm_finetune.report.html import make_report
 from llm_finetune.runtime import heartbeat
-from llm_finetune.storage import result_schemas, results
+from llm_finetune.storage.result import Result
+from llm_finetune.training.result import TrainingHistory, TrainingResult
 
 ANY = fuzz(100)
 JSON = st.recursive(
@@ -69,24 +74,31 @@ SPEED = {
 }
 SETTINGS = {"modelNameOrPath": "m", "train": {"dataFile": "d", "loraTargetModules": ["a"], "useLora": True}}
 # What the stages leave, by file.
-LEFT: dict[str, Any] = {
-    results.RUN: {"stages": {"train": {}}, "deciding": {}, "settings": SETTINGS, "versions": {"torch": "2"}},
-    results.TRAIN: {"steps": 9, "seconds": 1.5, "tokens_per_second": 9.0, "peak_memory_bytes": 10**9},
-    results.HISTORY: [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "eval_loss": 2.0}],
-    results.BASE: {
+LEFT: dict[type[Result], Any] = {
+    RunRecord: {"stages": {"train": {}}, "deciding": {}, "settings": SETTINGS, "versions": {"torch": "2"}},
+    TrainingResult: {
+        "train_loss": 3.0,
+        "steps": 9,
+        "seconds": 1.5,
+        "tokens_per_second": 9.0,
+        "peak_memory_bytes": 10**9,
+    },
+    TrainingHistory: [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "eval_loss": 2.0}],
+    BaseModelEvaluation: {
         "deciding": {},
         "judged": {
             "loss": {"loss": 3.0, "tokens": 9},
             "samples": [{"prompt": "p", "expected": "e", "answer": "a"}],
         },
     },
-    results.EVAL: {
+    EvaluationResult: {
+        "eval_loss": 3.0,
         "perplexity": 20.0,
         "base": JUDGED,
         "tuned": JUDGED,
         "samples": [{"prompt": "p", "expected": "e", "base": "b", "tuned": None}],
     },
-    results.QUANTIZE: {
+    QuantizationResult: {
         "algorithm": "RTN",
         "bits": 4,
         "perplexity": 21.0,
@@ -94,7 +106,7 @@ LEFT: dict[str, Any] = {
         "unquantized_size_bytes": 20,
         "seconds": 1.0,
     },
-    results.BENCHMARK: {"tuned": SPEED, "quantized": SPEED},
+    BenchmarkResult: {"tuned": SPEED, "quantized": SPEED},
 }
 
 
@@ -185,13 +197,13 @@ def test_any_bytes_for_run_json(tmp_path_factory: pytest.TempPathFactory, conten
     (folder / "run.json").write_bytes(content)
     inputs = {"key": 1}
     outputs = [
-        run_directory.StageOutput("train", inputs, ("train_results.json",), folder, is_repeatable=False),
-        run_directory.StageOutput("evaluate", inputs, ("all_results.json",), None, is_repeatable=True),
+        run_directory.StageOutput("train", inputs, (TrainingResult,), folder, is_repeatable=False),
+        run_directory.StageOutput("evaluate", inputs, (AllResults,), None, is_repeatable=True),
     ]
     with right_or(OutputError, "run.json"):
         found = run_directory.inspect_run(folder, outputs, overwrite=True, fresh=False)
         assert not found.continues
-        found.begin({"deciding": inputs})
+        found.begin(RunRecord(deciding=inputs, stages={}))
 
 
 @given(content=BYTES | st.fixed_dictionaries(dict.fromkeys(SIGN, JSON)).map(lambda c: json.dumps(c).encode()))
@@ -209,38 +221,38 @@ def describe(model: Path) -> None:
     loading.meta_model(config, False)
 
 
-@pytest.mark.parametrize("name", list(result_schemas.SHAPES))
+@pytest.mark.parametrize("kind", list(LEFT))
 @given(content=BYTES)
 @example(content=b'{"train_loss": 0.')
 @ANY
 def test_any_bytes_for_an_earlier_result(
-    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+    tmp_path_factory: pytest.TempPathFactory, kind: type[Result], content: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("results")
-    (folder / name).write_bytes(content)
-    with right_or(OutputError, name):
-        write_report(folder)
+    (folder / kind.file_name).write_bytes(content)
+    with right_or(OutputError, kind.file_name):
+        make_report(folder).write(folder)
+        kind.read(folder)
 
 
-@pytest.mark.parametrize("name", list(result_schemas.SHAPES))
+@pytest.mark.parametrize("kind", list(LEFT))
 @given(data=st.data())
 @ANY
 def test_any_value_anywhere_in_an_earlier_result(
-    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, kind: type[Result], data: st.DataObject
 ) -> None:
     """A result that was right, but for one value that is another, or gone."""
-    content = json.loads(json.dumps(LEFT[name]))
+    content = json.loads(json.dumps(LEFT[kind]))
     above, key = data.draw(st.sampled_from(list(places(content))))
     if data.draw(st.booleans()):
         above[key] = data.draw(JSON)
     else:
         del above[key]
     folder = tmp_path_factory.mktemp("results")
-    (folder / name).write_text(json.dumps(content))
-    with right_or(OutputError, name):
-        write_report(folder)
-        if name == results.BASE:
-            evaluator.kept(folder)
+    (folder / kind.file_name).write_text(json.dumps(content))
+    with right_or(OutputError, kind.file_name):
+        make_report(folder).write(folder)
+        kind.read(folder)
 
 
 def places(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -382,10 +394,10 @@ def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @given(content=BYTES)
 @ANY
-def test_any_bytes_for_prompt_json(model: Path, content: bytes) -> None:
-    (model / "prompt.json").write_bytes(content)
-    with right_or(ModelError, "prompt.json"):
-        Asking(loading.load_tokenizer(model, False), asked_as(model))
+def test_any_bytes_for_a_prompt_config(model: Path, content: bytes) -> None:
+    (model / PromptConfig.file_name).write_bytes(content)
+    with right_or(ModelError, PromptConfig.file_name):
+        Asking(loading.load_tokenizer(model, False), PromptConfig.read(model))
 
 
 @given(content=BYTES)

@@ -1,9 +1,9 @@
-"""The same in Python: run a job as the command does, load its model, have it answer.
+"""The Python API: run a job as the command does, load its model, generate answers.
 
     from llm_finetune import generate, load_model, run
 
     results = run({"distributed": {"modelNameOrPath": "base", "train": {"dataFile": "mine.jsonl", ...}}})
-    print(results.evaluation["tuned"]["perplexity"])
+    print(results.evaluation.tuned.perplexity)
     model = load_model(results.output_dir)
     print(generate(model, ["Make this small."]))
 
@@ -28,8 +28,11 @@ from llm_finetune.errors import UserError
 if TYPE_CHECKING:
     from llm_finetune.config import Loaded
     from llm_finetune.data.inference_prompts import Asking
+    from llm_finetune.evaluation.result import EvaluationResult
     from llm_finetune.generation.load import ModelFolder
-    from llm_finetune.storage.result_schemas import Evaluation, Quantization, Speed, Training
+    from llm_finetune.inference_benchmark.result import Speed
+    from llm_finetune.quantization.result import QuantizationResult
+    from llm_finetune.training.result import TrainingResult
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 BATCH_SIZE = 8  # prompts that are answered at once
@@ -37,7 +40,7 @@ BATCH_SIZE = 8  # prompts that are answered at once
 
 @dataclass(frozen=True)
 class Results:
-    """What a job left in its output folder; None where it did not do that.
+    """What a job left in its output folder; None for what it did not do.
 
     Attributes:
         output_dir: with the model.
@@ -46,9 +49,9 @@ class Results:
     """
 
     output_dir: Path
-    training: Training | None
-    evaluation: Evaluation | None
-    quantization: Quantization | None
+    training: TrainingResult | None
+    evaluation: EvaluationResult | None
+    quantization: QuantizationResult | None
     benchmark: dict[str, Speed] | None
 
 
@@ -78,7 +81,7 @@ class Model:
 def run(values: Mapping[str, Any] | str | Path | Sequence[str | Path], *, fresh: bool = False) -> Results:
     """Runs a job in processes of its own, as `llm-finetune run` does; its log goes to standard error.
 
-    A run that was interrupted goes on where it was; one that is finished is not done again.
+    An interrupted run resumes; a finished one is not repeated.
 
     Args:
         values: the tree of a values file, or values files, of which a later one overrides an earlier one. The
@@ -87,7 +90,7 @@ def run(values: Mapping[str, Any] | str | Path | Sequence[str | Path], *, fresh:
 
     Raises:
         UserError: what is wrong, where, and what to do; its class says of what kind, as the exit code does.
-        KeyboardInterrupt: after the job has kept its last finished step.
+        KeyboardInterrupt: after the job has saved its last finished step.
     """
     from llm_finetune.config import handing_on
     from llm_finetune.host.interpreter import module
@@ -113,21 +116,24 @@ def run(values: Mapping[str, Any] | str | Path | Sequence[str | Path], *, fresh:
 
 
 def read_results(output_dir: str | Path) -> Results:
-    """What an earlier job left in its output folder.
+    """Reads what an earlier job left in its output folder.
 
     Raises:
         OutputError: a file of results is broken.
     """
-    from llm_finetune.storage import results
-    from llm_finetune.storage.result_schemas import read_result
+    from llm_finetune.evaluation.result import EvaluationResult
+    from llm_finetune.inference_benchmark.result import BenchmarkResult
+    from llm_finetune.quantization.result import QuantizationResult
+    from llm_finetune.training.result import TrainingResult
 
     folder = Path(output_dir)
-
-    def found(name: str) -> Any:
-        return read_result(folder / name) or None
-
+    benchmark = BenchmarkResult.read(folder)
     return Results(
-        folder, found(results.TRAIN), found(results.EVAL), found(results.QUANTIZE), found(results.BENCHMARK)
+        output_dir=folder,
+        training=TrainingResult.read(folder),
+        evaluation=EvaluationResult.read(folder),
+        quantization=QuantizationResult.read(folder),
+        benchmark=benchmark.root if benchmark else None,
     )
 
 
@@ -140,12 +146,12 @@ def load_model(folder: str | Path, *, trust_remote_code: bool = False) -> Model:
     Raises:
         ModelError: what is wrong with the folder, and what to do.
     """
-    from llm_finetune.chat.session import asked_as
     from llm_finetune.data.inference_prompts import Asking
+    from llm_finetune.data.prompt_config import PromptConfig
     from llm_finetune.generation.load import load_folder
 
     loaded = load_folder(Path(folder), trust_remote_code=trust_remote_code)
-    return Model(loaded, Asking(loaded.tokenizer, asked_as(Path(folder))))
+    return Model(loaded, Asking(loaded.tokenizer, PromptConfig.read(Path(folder))))
 
 
 def generate(

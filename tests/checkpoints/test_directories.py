@@ -52,7 +52,7 @@ def test_a_broken_one_is_set_aside_and_the_one_before_is_used(
     with caplog.at_level(logging.WARNING):
         assert directories.newest_whole(tmp_path) == "checkpoint-9"
     assert said in caplog.text
-    assert (tmp_path / "broken-checkpoint-10").is_dir()
+    assert (tmp_path / "corrupt-checkpoint-10").is_dir()
     assert not (tmp_path / "checkpoint-10").exists()
 
 

@@ -11,6 +11,7 @@ from test_inference_prompts import TURNS, before_answers
 
 from llm_finetune.data import PreparePlan, Source, preview
 from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.data.records import Messages
 from llm_finetune.errors import DataError, ModelError
 
@@ -52,7 +53,7 @@ def test_each_answer_stands_behind_what_is_written_when_it_is_asked_for(
 ) -> None:
     tokenizer = chat_model(template)
     result = prepared([CONVERSATION], using=tokenizer, prompt_format="chat", packing=False)
-    asking = Asking(tokenizer, {"format": "chat", "with_input": "", "without_input": ""})
+    asking = Asking(tokenizer, PromptConfig(format="chat", with_input="", without_input=""))
     places = [place for place, turn in enumerate(TURNS) if turn.role == "assistant"]
     segments = [row.segments[0] for row in result.train]
     assert [before_answers(segment) for segment in segments] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from made_up import Prepare, byte_level, instructions
 
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.prepared_dataset import Segment
+from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.data.records import Instruction, Messages, Record, Text, Turn
 from llm_finetune.errors import ModelError
 
@@ -36,7 +39,7 @@ def test_instructions(prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, pr
     using = chat_tokenizer if prompt_format == "chat" else tokenizer
     rows = instructions(30)
     split = prepared(rows, using=using, prompt_format=prompt_format, packing=False).train
-    asking = Asking(using, {"format": prompt_format, **OPENINGS})
+    asking = Asking(using, PromptConfig(format=prompt_format, **OPENINGS))
     for i, row in enumerate(split):
         record = rows[split.provenance(i)[0][2] - 1]
         asked: list[Record] = [Instruction(record["instruction"], record["input"], "")]
@@ -57,14 +60,14 @@ def test_every_turn_of_a_conversation(
     segment = prepared([row], using=using, prompt_format=prompt_format).train[0].segments[0]
     # Conversations have no opening in the chat format; in sections theirs is the one without input.
     openings = OPENINGS if prompt_format == "sections" else {"with_input": "", "without_input": ""}
-    asking = Asking(using, {"format": prompt_format, **openings})
+    asking = Asking(using, PromptConfig(format=prompt_format, **openings))
     answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
     assert [asking.ids(Messages(turns[:i])) for i in answered] == before_answers(segment)
 
 
 def test_text_is_gone_on_with(prepared: Prepare, tokenizer: Any) -> None:
     (segment,) = prepared([{"text": "the cat sat"}], data_type="text").train[0].segments
-    asking = Asking(tokenizer, {"format": "text", **OPENINGS})
+    asking = Asking(tokenizer, PromptConfig(format="text", **OPENINGS))
     assert asking.ids(Text("the cat sat")) == segment.input_ids[:-1].tolist()
     assert segment.input_ids[-1] == tokenizer.eos_token_id
 
@@ -83,14 +86,16 @@ def test_a_model_that_does_not_say_is_asked_by_its_template_or_as_text(
     "content",
     [
         {},
+        [],
         {"format": "poem", **OPENINGS},
         {"format": "text", "with_input": None, "without_input": ""},
         {"format": "chat", **OPENINGS},
     ],
 )
-def test_a_prompt_file_that_makes_no_sense_is_refused(content: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=r"prompt\.json"):
-        Asking(byte_level(), content)
+def test_a_prompt_config_that_makes_no_sense_is_refused(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "prompt_config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"prompt_config\.json"):
+        Asking(byte_level(), PromptConfig.read(tmp_path))
 
 
 def test_the_first_records_come_in_the_order_of_the_file(prepared: Prepare, tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_finetune.data import PreparePlan, Source, preview
 from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.data.records import Instruction, Messages, Text, Turn
 from llm_finetune.data.special_tokens import ControlWords
 from llm_finetune.data.tokenization import Encoder
@@ -121,7 +122,7 @@ def test_a_model_is_asked_so_too(prepared: Prepare, kind: str) -> None:
             prompt_with_input="",
             prompt_without_input="",
         ).train[0]
-        ids = Asking(tokenizer, {"format": prompt_format, **OPENINGS}).ids(question)
+        ids = Asking(tokenizer, PromptConfig(format=prompt_format, **OPENINGS)).ids(question)
         assert row.segments[0].input_ids[: len(ids)].tolist() == ids
         assert row.segments[0].labels[len(ids)] >= 0
 

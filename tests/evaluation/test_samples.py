@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
-from llm_finetune.evaluation.samples import Sample, rouge_l, sample_answers, scores, side_by_side
+from llm_finetune.evaluation.metrics import mean_scores, rouge_l
+from llm_finetune.evaluation.result import Answer, ModelEvaluation, ValidationLoss, compare
+from llm_finetune.evaluation.samples import sample_answers
 from llm_finetune.kernels.precision import Precision
 from tiny_model import SENTENCES
 
@@ -47,7 +49,7 @@ def prepared(tmp_path: Path, tokenizer: Any) -> Callable[..., Prepared]:
     return run
 
 
-def sampled(model: Any, tokenizer: Any, data: Prepared, **changes: Any) -> list[Sample]:
+def sampled(model: Any, tokenizer: Any, data: Prepared, **changes: Any) -> list[Answer]:
     options = {"count": 8, "max_new_tokens": 12, "batch_size": 3, "precision": FULL, **changes}
     return sample_answers(model, tokenizer, data.train, **options)
 
@@ -111,11 +113,29 @@ def test_rouge_l(expected: str, answer: str, score: float) -> None:
     assert rouge_l(answer, expected) == pytest.approx(score)
 
 
+def evaluation(*samples: tuple[str, str, str]) -> ModelEvaluation:
+    answers = [Answer(prompt=prompt, expected=text, answer=answer) for prompt, text, answer in samples]
+    return ModelEvaluation(loss=ValidationLoss(loss=2.0, tokens=9), samples=answers)
+
+
 def test_scores_and_the_models_side_by_side() -> None:
-    base = [Sample("p", "a b", "x"), Sample("q", "c", "c")]
-    tuned = [Sample("p", "a b", " a b\n"), Sample("q", "c", "C")]
-    assert scores(base) == {"rouge_l": 0.5, "exact_match": 0.5}
-    assert scores(tuned) == {"rouge_l": 1.0, "exact_match": 0.5}
-    assert side_by_side(base, tuned)[0] == {"prompt": "p", "expected": "a b", "base": "x", "tuned": " a b\n"}
-    assert side_by_side([], tuned)[1] == {"prompt": "q", "expected": "c", "base": None, "tuned": "C"}
-    assert side_by_side(base, [])[1] == {"prompt": "q", "expected": "c", "base": "c", "tuned": None}
+    base = evaluation(("p", "a b", "x"), ("q", "c", "c"))
+    tuned = evaluation(("p", "a b", " a b\n"), ("q", "c", "C"))
+    result = compare(base, tuned)
+    assert result
+    assert result.base
+    assert result.tuned
+    assert result.base.metrics == {"rouge_l": 0.5, "exact_match": 0.5}
+    assert result.tuned.metrics == {"rouge_l": 1.0, "exact_match": 0.5}
+    assert result.to_json()["samples"][0] == {
+        "prompt": "p",
+        "expected": "a b",
+        "base": "x",
+        "tuned": " a b\n",
+    }
+    for alone in (compare(None, tuned), compare(base, None)):
+        assert alone
+        answers = [(sample.base, sample.tuned) for sample in alone.samples]
+        assert answers in ([(None, " a b\n"), (None, "C")], [("x", None), ("c", None)])
+    assert compare(None, None) is None
+    assert mean_scores([]) == {}

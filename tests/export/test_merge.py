@@ -105,7 +105,7 @@ def test_the_folder_brings_tokenizer_template_and_prompt(tmp_path: Path, model_f
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "the fox"}], tokenize=False)
     assert asked == "the fox"
-    assert json.loads((tmp_path / "merged" / "prompt.json").read_text()) == {"format": "chat"}
+    assert json.loads((tmp_path / "merged" / "prompt_config.json").read_text()) == {"format": "chat"}
 
 
 def test_shards_together_are_the_model(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_what_no_run_left_in_the_output_folder_is_kept(
     assert run(*options(train__maxSteps=2)).code == 0
     assert "mine" not in (out / "README.md").read_text()
     for name in ("README.md", "runs/notes.txt"):
-        assert (out / "not-of-a-run-1" / name).read_text() == "mine"
+        assert (out / "preserved-1" / name).read_text() == "mine"
 
 
 def test_a_broken_result_is_made_anew_but_no_model_is_trained_again_for_one(
@@ -233,7 +233,9 @@ def test_a_broken_result_is_made_anew_but_no_model_is_trained_again_for_one(
     (out / "eval_results.json").write_text('{"perplexity": "low"}')
     again = run(*options(train__maxSteps=2))
     assert again.code == 0, again.text
-    assert "perplexity: found 'low', expected a valid number; it is made anew" in again.text
+    assert (
+        "perplexity: found 'low', expected a valid number; the stage that writes it runs again" in again.text
+    )
     assert "step 1/" not in again.text
     assert read(out / "eval_results.json")["eval_loss"] == pytest.approx(before)
     (out / "train_results.json").write_text("[]")

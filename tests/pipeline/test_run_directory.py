@@ -11,9 +11,11 @@ import pytest
 
 from llm_finetune.config import load
 from llm_finetune.pipeline import fingerprint
+from llm_finetune.pipeline.all_results import AllResults
 from llm_finetune.pipeline.run_directory import RunDirectory, StageOutput, inspect_run
+from llm_finetune.pipeline.run_record import RunRecord
 from llm_finetune.stages import STAGES
-from llm_finetune.storage import results
+from llm_finetune.training.result import TrainingHistory, TrainingResult
 
 OPTIONS = ["distributed.doQuantize=true"]
 
@@ -38,12 +40,13 @@ def finished(path: Path, *, without: str = "", beside: dict[str, Any] | None = N
     path.mkdir()
     (path / "adapter_config.json").write_text("{}")
     (path / "adapter_model.safetensors").touch()
-    figures = {"steps": 9, "seconds": 1.5, "tokens_per_second": 9.0, "peak_memory_bytes": 10**9}
-    results.write_result(path / results.TRAIN, figures)
-    results.write_result(path / results.HISTORY, [])
-    results.write_result(path / results.ALL, {})
+    TrainingResult(
+        train_loss=3.0, steps=9, seconds=1.5, tokens_per_second=9.0, peak_memory_bytes=10**9
+    ).write(path)
+    TrainingHistory([]).write(path)
+    AllResults({}).write(path)
     folder = RunDirectory(path, continues=True)
-    results.write_result(path / results.RUN, {"deciding": old[0].inputs, "stages": {}})
+    RunRecord(deciding=old[0].inputs, stages={}).write(path)
     for output in old[:2]:
         folder.finish(output)
 
@@ -74,7 +77,8 @@ def test_a_new_key_with_another_value_than_its_default_is_another_run(
     with caplog.at_level(logging.WARNING):
         found = look(tmp_path / "out", "distributed.train.useDora=true")
     assert not found.continues
-    assert "distributed.train.useDora was False and is True; it gives way" in caplog.text
+    assert "overwriting the previous run in" in caplog.text
+    assert "distributed.train.useDora was False and is True" in caplog.text
 
 
 def test_a_key_that_is_gone_or_decides_nothing_any_more_discards_nothing(tmp_path: Path) -> None:
@@ -96,4 +100,4 @@ def test_what_is_made_anew_is_named_with_the_key_that_differs(
     with caplog.at_level(logging.INFO):
         found = look(tmp_path / "out", "distributed.eval.maxNewTokens=9")
     assert found.done == ("train",)
-    assert "all_results.json gives way where this job makes it: distributed.eval.maxNewTokens" in caplog.text
+    assert "all_results.json is out of date: distributed.eval.maxNewTokens" in caplog.text

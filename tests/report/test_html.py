@@ -12,7 +12,7 @@ import pytest
 
 from llm_finetune.config import load
 from llm_finetune.report import charts
-from llm_finetune.report.html import FILES, write_report
+from llm_finetune.report.html import make_report
 from llm_finetune.runtime import formatting
 
 NASTY = "</script><b>bold</b> & \"double\" 'single' {{ 7 * 7 }}\nnext line"
@@ -48,7 +48,7 @@ def results() -> dict[str, Any]:
     ]
     history += [{"step": step, "eval_loss": 4 - step / 60} for step in (50, 100)]
     return {
-        "run.json": {"settings": settings.to_values(), "versions": {"torch": "2.13.0"}, "finished": True},
+        "run.json": {"settings": settings.to_values(), "versions": {"torch": "2.13.0"}, "stages": {}},
         "train_results.json": {
             "train_loss": 3.0, "steps": 100, "seconds": 128.4,
             "tokens_per_second": 895.9, "peak_memory_bytes": 1_228_996_608,
@@ -116,7 +116,8 @@ class Page(HTMLParser):
 def page_of(folder: Path, files: dict[str, Any]) -> Element:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
-    return Page(write_report(folder).read_text()).root
+    make_report(folder).write(folder)
+    return Page((folder / "report.html").read_text()).root
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_only_settings_that_differ_are_shown_unfolded(page: Element) -> None:
     assert page.all("details")[0].all("table") == [everything]
 
 
-@pytest.mark.parametrize("absent", [*FILES.values(), "all"])
+@pytest.mark.parametrize("absent", [*results(), "all"])
 def test_missing_parts_are_not_shown(tmp_path: Path, absent: str) -> None:
     parts = {
         "run.json": "Settings",

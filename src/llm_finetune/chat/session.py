@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from llm_finetune.chat.conversation import Conversation
 from llm_finetune.chat.terminal import piped_lines, say, show, typed_lines
 from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.distributed import available_cores
-from llm_finetune.errors import ModelError, SettingsError, UserError
+from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.generation.load import ModelFolder, load_folder
 from llm_finetune.models.model_directory import kind_of
 from llm_finetune.runtime.logging import configure
-from llm_finetune.storage import results
 
 if TYPE_CHECKING:
     from llm_finetune.generation.decoding import Sampling
@@ -64,7 +64,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     configure("warning", rank=0)
     loaded = load_folder(folder, trust_remote_code=options.trust_remote_code)
-    asking = Asking(loaded.tokenizer, asked_as(folder))
+    asking = Asking(loaded.tokenizer, PromptConfig.read(folder))
     if asking.format == "text" and (options.system or options.instruction):
         raise SettingsError(
             "--system, --instruction: this model was trained on plain text and goes on with it"
@@ -177,17 +177,3 @@ def _check(options: ChatOptions) -> None:
         raise SettingsError(
             "--system, --instruction: records with an instruction have no system turn; give one"
         )
-
-
-def asked_as(folder: Path) -> dict[str, object] | None:
-    """What prompt.json says, where there is one. Raises ModelError where it is not JSON, or no object."""
-    file = folder / results.PROMPT
-    if not file.is_file():
-        return None
-    try:
-        content = results.read_json(file)
-    except (OSError, RecursionError, ValueError) as error:
-        raise ModelError(f"{file}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file}: found {str(content)[:60]!r}, expected how the model was asked in training")
-    return content

@@ -14,7 +14,8 @@ from llm_finetune.storage import atomic
 
 log = logging.getLogger(__name__)
 
-BROKEN = "broken-"
+CORRUPT = "corrupt-"
+FORMER_CORRUPT = "broken-"  # of earlier versions
 
 
 def name_of(step: int) -> str:
@@ -28,9 +29,9 @@ def steps(path: Path) -> list[int]:
 
 
 def newest_whole(path: Path, unfit: Callable[[Path], str | None] = lambda folder: None) -> str | None:
-    """The name of the newest checkpoint that proves whole; what is broken or half-written gives way to it.
+    """The name of the newest checkpoint that proves whole; corrupt ones are set aside.
 
-    A broken one is set aside under another name, and the log says what is wrong with it.
+    The log says what is wrong with each.
 
     Args:
         unfit: what is wrong with a checkpoint whose files are as they were written.
@@ -40,7 +41,7 @@ def newest_whole(path: Path, unfit: Callable[[Path], str | None] = lambda folder
         wrong = manifest.problem(folder) or unfit(folder)
         if wrong is None:
             return folder.name
-        aside = folder.with_name(BROKEN + folder.name)
+        aside = folder.with_name(CORRUPT + folder.name)
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
         log.warning("%s is broken: %s; it is set aside as %s", folder, wrong, aside.name)
@@ -62,10 +63,11 @@ def rotate(path: Path, limit: int | None, best: int | None = None) -> None:
             shutil.rmtree(going, ignore_errors=True)
 
 
-def forget_broken(path: Path) -> None:
+def delete_corrupt(path: Path) -> None:
     """Deletes what was set aside."""
-    for folder in path.glob(f"{BROKEN}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for prefix in (CORRUPT, FORMER_CORRUPT):
+        for folder in path.glob(f"{prefix}checkpoint-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def mend(path: Path) -> None:

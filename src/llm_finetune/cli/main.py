@@ -140,11 +140,11 @@ def report(
 ) -> None:
     """Write report.html from the results in train.outputDir."""
     loaded = _loaded(values, set_, set_string, set_json)
-    from llm_finetune.report.html import REPORT, write_report
+    from llm_finetune.report.html import ReportPage, make_report
 
     folder = Path(loaded.settings.train.output_dir)
-    write_report(folder)
-    standard_streams.show(entry(f"{folder / REPORT}"))
+    make_report(folder).write(folder)
+    standard_streams.show(entry(f"{folder / ReportPage.file_name}"))
 
 
 def _loaded(

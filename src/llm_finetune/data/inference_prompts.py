@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
+from llm_finetune.data.prompt_config import ModelPromptFormat, PromptConfig
 from llm_finetune.data.prompt_segments import Openings
 from llm_finetune.data.prompt_templates import prompt_of, why_no_template
 from llm_finetune.data.records import Messages, Record, Turn
 from llm_finetune.data.tokenization import Encoder
 from llm_finetune.errors import ModelError
-
-AskedFormat = Literal["sections", "chat", "text"]
 
 
 class Asking:
@@ -19,23 +17,24 @@ class Asking:
 
     Args:
         tokenizer: the model's.
-        asked_as: the content of prompt.json: `format`, `with_input`, `without_input`. None where there is no
-            such file: then the tokenizer's chat template, or plain text where it has none.
+        prompt_config: how the model was prompted in training. None where that is not known: then the
+            tokenizer's chat template, or plain text where it has none.
 
     Attributes:
         format: of the prompt.
 
     Raises:
-        ModelError: that content is none, or the tokenizer does not go with it.
+        ModelError: the tokenizer has no chat template, which that format needs.
     """
 
-    def __init__(self, tokenizer: Any, asked_as: Mapping[str, Any] | None) -> None:
-        if asked_as is None:
-            guessed = "text" if why_no_template(tokenizer) else "chat"
-            asked_as = {"format": guessed, "with_input": "", "without_input": ""}
-        _check(asked_as, tokenizer)
-        self.format: AskedFormat = asked_as["format"]
-        self._openings = Openings(asked_as["with_input"], asked_as["without_input"])
+    def __init__(self, tokenizer: Any, prompt_config: PromptConfig | None) -> None:
+        if prompt_config is None:
+            guessed: ModelPromptFormat = "text" if why_no_template(tokenizer) else "chat"
+            prompt_config = PromptConfig(format=guessed, with_input="", without_input="")
+        if prompt_config.format == "chat" and (has_none := why_no_template(tokenizer)):
+            raise ModelError(f"{PromptConfig.file_name}: the format is chat, but the tokenizer {has_none}")
+        self.format = prompt_config.format
+        self._openings = Openings(prompt_config.with_input, prompt_config.without_input)
         self._encoder = Encoder(tokenizer)
         self._prompt = prompt_of(self.format, self._openings, self._encoder.eos, tokenizer)
 
@@ -66,15 +65,3 @@ class Asking:
         if opening and turns[0].role != "system":
             return Messages((Turn("system", opening), *turns))
         return conversation
-
-
-def _check(asked_as: Mapping[str, Any], tokenizer: Any) -> None:
-    openings = [asked_as.get(name) for name in ("with_input", "without_input")]
-    known = asked_as.get("format") in get_args(AskedFormat)
-    if not known or not all(isinstance(opening, str) for opening in openings):
-        raise ModelError(
-            f"prompt.json: found {dict(asked_as)!r}; expected format (sections, chat or text), with_input "
-            "and without_input (texts)"
-        )
-    if asked_as["format"] == "chat" and (has_none := why_no_template(tokenizer)):
-        raise ModelError(f"prompt.json: the format is chat, but the tokenizer {has_none}")

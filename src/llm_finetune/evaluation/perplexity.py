@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 
 from llm_finetune.data import Split
 from llm_finetune.data.batches import deal
 from llm_finetune.distributed.process_group import Group
+from llm_finetune.evaluation.result import ValidationLoss
 from llm_finetune.kernels.precision import Precision
 from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.runtime.rank_progress import alive
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss in nats a label, over all labels of all ranks.
-
-    Attributes:
-        loss: mean negative log-likelihood of the labels.
-        tokens: how many labels.
-    """
-
-    loss: float
-    tokens: int
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
-
-    def to_json(self) -> dict[str, float]:
-        return {"loss": self.loss, "perplexity": self.perplexity}
-
-
 def evaluate(
     model: torch.nn.Module, split: Split, *, batch_size: int, pad_id: int, precision: Precision, group: Group
-) -> Evaluation:
+) -> ValidationLoss:
     """Every label counts once and the same, however many ranks there are and however the batches fall."""
     was_training = model.training
     model.eval()
@@ -53,4 +31,4 @@ def evaluate(
             alive()
     model.train(was_training)
     all_ranks = group.sum_([total, labels])
-    return Evaluation(loss=all_ranks[0] / all_ranks[1], tokens=int(all_ranks[1]))
+    return ValidationLoss(loss=all_ranks[0] / all_ranks[1], tokens=int(all_ranks[1]))

@@ -15,6 +15,7 @@ from llm_finetune.errors import SettingsError
 from llm_finetune.host.numa import nodes
 from llm_finetune.inference_benchmark.memory_bandwidth import memory_bandwidth
 from llm_finetune.inference_benchmark.processes import Order, answers, run, started
+from llm_finetune.inference_benchmark.result import BenchmarkResult, Speed
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ Cores = tuple[int, ...]
 
 def benchmark(
     folders: Mapping[str, Path | None], settings: BenchmarkSettings, *, trust_remote_code: bool = False
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Measures one model folder after the other.
 
     An iteration is one prefill, the reading of `promptTokens` tokens up to the first token of an answer, or
@@ -33,27 +34,17 @@ def benchmark(
     Args:
         folders: by the name that their figures get; None is left out.
 
-    Returns:
-        For each name
-            prefill_tokens_per_second, decode_tokens_per_second: summed over the instances,
-            latency_ms: p50, p90 and p99 of a decoded token, over the tokens of all instances,
-            peak_memory_bytes: sum of the instances' largest resident sets,
-            weight_bytes_per_token: see `benchmark_instance.weight_bytes_per_token`,
-            memory_bandwidth_bytes_per_second: mean of before and after, all the instances' cores together,
-            bandwidth_share: weight_bytes_per_token x decode_tokens_per_second / that bandwidth; it may be
-                above 1 where the weights fit into the caches,
-            instances, cores_per_instance, cores (of each instance), threads (of an instance), dtype, kernel.
-
     Raises:
         SettingsError: there are not as many cores as the settings ask for.
         ModelError: an instance failed; with its last words.
     """
     shares = shares_of_cores(settings)
-    return {
+    measured = {
         name: _measure(name, folder, shares, settings, trust_remote_code)
         for name, folder in folders.items()
         if folder is not None
     }
+    return BenchmarkResult(measured)
 
 
 def shares_of_cores(settings: BenchmarkSettings) -> list[Cores]:
@@ -91,7 +82,7 @@ def check_context(prompt_tokens: int, context: int | None) -> None:
 
 def _measure(
     name: str, folder: Path, shares: Sequence[Cores], settings: BenchmarkSettings, trust_remote_code: bool
-) -> dict[str, Any]:
+) -> Speed:
     rounds = (settings.warmup, settings.iterations, settings.prompt_tokens)
     orders = [Order(name, str(folder), cores, *rounds, trust_remote_code) for cores in shares]
     all_cores = [core for cores in shares for core in cores]
@@ -108,19 +99,19 @@ def _measure(
     share_of_bandwidth = weight_bytes * decode_rate / bandwidth
     told = "the %s model reads %.4g and writes %.4g tokens/s, at %.3g of the memory bandwidth"
     log.info(told, name, prefill_rate, decode_rate, share_of_bandwidth)
-    return {
-        "prefill_tokens_per_second": prefill_rate,
-        "decode_tokens_per_second": decode_rate,
-        "latency_ms": _percentiles_ms(np.concatenate([answer["seconds"] for answer in decode])),
-        "peak_memory_bytes": sum(answer["peak_memory_bytes"] for answer in decode),
-        "weight_bytes_per_token": weight_bytes,
-        "memory_bandwidth_bytes_per_second": bandwidth,
-        "bandwidth_share": share_of_bandwidth,
-        "instances": len(shares),
-        "cores_per_instance": len(shares[0]),
-        "cores": [answer["cores"] for answer in loaded],
+    return Speed(
+        prefill_tokens_per_second=prefill_rate,
+        decode_tokens_per_second=decode_rate,
+        latency_ms=_percentiles_ms(np.concatenate([answer["seconds"] for answer in decode])),
+        peak_memory_bytes=sum(answer["peak_memory_bytes"] for answer in decode),
+        weight_bytes_per_token=weight_bytes,
+        memory_bandwidth_bytes_per_second=bandwidth,
+        bandwidth_share=share_of_bandwidth,
+        instances=len(shares),
+        cores_per_instance=len(shares[0]),
+        cores=[answer["cores"] for answer in loaded],
         **{key: loaded[0][key] for key in ("threads", "dtype", "kernel")},
-    }
+    )
 
 
 def _percentiles_ms(seconds: Any) -> dict[str, float]:

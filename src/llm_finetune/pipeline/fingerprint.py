@@ -37,7 +37,13 @@ OF_TRAINING = {"strategy", "steps", "loadBestModel", "earlyStoppingPatience"}
 
 
 # What a run writes beside a model, which says nothing of the model.
-OF_A_RUN = {"run.json", "train_history.json", "prompt.json"}
+OF_A_RUN = {
+    "run.json",
+    "train_history.json",
+    "base_model_evaluation.json",
+    "prompt_config.json",
+    "prompt.json",  # of earlier versions
+}
 
 
 @cache  # reading gigabytes takes seconds

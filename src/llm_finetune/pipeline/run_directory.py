@@ -11,29 +11,31 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from llm_finetune.checkpoints import directories
 from llm_finetune.errors import OutputError
+from llm_finetune.evaluation.result import BaseModelEvaluation
 from llm_finetune.models import saving
 from llm_finetune.models.saving import is_saved
 from llm_finetune.pipeline import fingerprint
 from llm_finetune.pipeline.fingerprint import StageInputs
+from llm_finetune.pipeline.run_record import RunRecord
 from llm_finetune.runtime import heartbeat
-from llm_finetune.storage import atomic, results
+from llm_finetune.storage import atomic
 from llm_finetune.storage.errors import writing
-from llm_finetune.storage.result_schemas import SHAPES, read_checked, read_result
+from llm_finetune.storage.result import Result
 
 log = logging.getLogger(__name__)
 
 PREVIOUS = "previous"
 GOING = ".previous"  # while it is being filled
-KEPT = "not-of-a-run"
+PRESERVED = "preserved"
 CURVES = "runs"  # as TensorBoard has them
 # What a run leaves; nothing else in the folder is ever touched.
 RUN_PATTERNS = (
     "checkpoint-*",
-    "broken-checkpoint-*",
+    "corrupt-checkpoint-*",
+    "broken-checkpoint-*",  # of earlier versions
     "adapter_*",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -45,7 +47,9 @@ RUN_PATTERNS = (
     "README.md",
     "*_results.json",
     "train_history.json",
-    "prompt.json",
+    "base_model_evaluation.json",
+    "prompt_config.json",
+    "prompt.json",  # of earlier versions
     "report.html",
     "run.json",
     CURVES,
@@ -58,14 +62,14 @@ class StageOutput:
 
     Attributes:
         name: of the stage.
-        files: what shows that it was done; after the first, what need not be there.
+        results: what shows that it was done; after the first, what need not be there.
         model: the folder of the model that it leaves; None: it leaves none.
         is_repeatable: a broken file is reason enough to do the stage again; else it is an error.
     """
 
     name: str
     inputs: StageInputs
-    files: tuple[str, ...]
+    results: tuple[type[Result], ...]
     model: Path | None
     is_repeatable: bool
 
@@ -97,28 +101,27 @@ class RunDirectory:
         """What this rank sees, for the others."""
         return json.dumps({name: value for name, value in asdict(self).items() if name != "path"})
 
-    def begin(self, content: dict[str, Any]) -> None:
+    def begin(self, record: RunRecord) -> None:
         """Makes the folder this run's own; what another run left is set aside.
 
         Args:
-            content: of run.json; under "deciding" all that decides the training's result.
+            record: of this run; stages that it has done already are added.
         """
-        stages: dict[str, StageInputs] = {}
-        if self.continues:
-            stages = read_run(self.path).get("stages", {})
+        old = read_run(self.path) if self.continues else None
+        if old:
+            record = record.model_copy(update={"stages": old.stages})
         else:
             with writing(self.path):
-                _keep_what_is_no_runs(self.path)
+                _preserve_what_is_no_runs(self.path)
                 _set_aside(self.path)
-        results.write_result(self.path / results.RUN, {**content, "stages": stages})
+        record.write(self.path)
 
     def finish(self, output: StageOutput) -> None:
-        """Says that the stage's results are there; with this folder's model, an earlier run's are let go."""
-        content = read_run(self.path)
-        content["stages"] = {**content.get("stages", {}), output.name: output.inputs}
-        results.write_result(self.path / results.RUN, content)
+        """Records that the stage is done; with this folder's model, an earlier run's results are deleted."""
+        record = read_run(self.path) or RunRecord(stages={})
+        record.with_stage(output.name, output.inputs).write(self.path)
         if output.model == self.path:
-            _let_go(self.path)
+            _delete_previous(self.path)
 
 
 def check_base_not_overwritten(path: Path, base: Path) -> None:
@@ -169,11 +172,11 @@ def inspect_run(
         return RunDirectory(path)
     old = read_run(path)
     training = next(output for output in outputs if output.model == path)
-    if "deciding" in old and fingerprint.is_same(old["deciding"], training.inputs):
+    if old and old.deciding is not None and fingerprint.is_same(old.deciding, training.inputs):
         done = _done(path, old, outputs)
         if training.name in done:
-            _let_go(path)  # a kill may have come in between
-        step_rows = old.get("step_rows", 0)
+            _delete_previous(path)  # a kill may have come in between
+        step_rows = old.step_rows
         checkpoint = None
         if training.name not in done:
             checkpoint = directories.newest_whole(path, lambda folder: unfit(folder, step_rows))
@@ -181,15 +184,15 @@ def inspect_run(
     left = _left_by_a_run(path)
     if left:
         found = left[0].name
-        if "deciding" in old:
-            found = f"another run: {fingerprint.first_difference(old['deciding'], training.inputs)}"
+        if old and old.deciding is not None:
+            found = f"another run: {fingerprint.first_difference(old.deciding, training.inputs)}"
         if not overwrite:
             raise OutputError(
                 f"distributed.train.outputDir: {path} holds {found}; "
                 "set distributed.train.overwriteOutputDir to true, or name another folder"
             )
         if old:
-            log.warning("%s holds %s; it gives way to this run (overwriteOutputDir)", path, found)
+            log.warning("overwriting the previous run in %s (overwriteOutputDir): it holds %s", path, found)
     return RunDirectory(path)
 
 
@@ -198,72 +201,66 @@ def find_results(path: Path, outputs: Sequence[StageOutput], *, fresh: bool) -> 
     return RunDirectory(path, done=() if fresh else _done(path, read_run(path), outputs))
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """What run.json says of the run that the folder holds; nothing where there is none.
+def read_run(path: Path) -> RunRecord | None:
+    """What run.json says of the run that the folder holds; None where there is none.
 
     Raises:
         OutputError: the file is broken.
     """
-    file = path / results.RUN
     try:
-        content: dict[str, Any] | None = read_checked(file)
-        if content is not None and "stages" not in content:
-            raise ValueError("stages is missing")
+        return RunRecord.load(path)
     except ValueError as error:
         raise OutputError(
-            f"{file}: {error}, so nobody knows which run this folder holds; "
-            "delete that file to begin anew, or name another folder"
+            f"{path / RunRecord.file_name}: {error}, so it is unknown which run this folder holds; "
+            "delete that file to start over, or name another folder"
         ) from error
-    return content or {}
 
 
-def _done(path: Path, run: dict[str, Any], outputs: Sequence[StageOutput]) -> tuple[str, ...]:
-    stages = run.get("stages", {})
+def _done(path: Path, run: RunRecord | None, outputs: Sequence[StageOutput]) -> tuple[str, ...]:
+    stages = run.stages if run else {}
     done = []
     for output in outputs:
         if output.name not in stages:
             continue
         if not fingerprint.is_same(stages[output.name], output.inputs):
             changed = fingerprint.first_difference(stages[output.name], output.inputs)
-            log.info("%s: %s gives way where this job makes it: %s", path, output.files[0], changed)
+            log.info("%s: %s is out of date: %s", path, output.results[0].file_name, changed)
         elif _is_there(path, output):
             done.append(output.name)
     return tuple(done)
 
 
 def holds_base(path: Path, inputs: StageInputs) -> bool:
-    """Whether the folder says what the evaluation of the base model was, for these very inputs."""
-    file = path / results.BASE
-    if not _is_right(file):
+    """Whether the folder has the evaluation of the base model, for these very inputs."""
+    if not _is_valid(path, BaseModelEvaluation):
         return False
-    evaluation = read_result(file)
-    return bool(evaluation) and fingerprint.is_same(evaluation["deciding"], inputs)
+    evaluation = BaseModelEvaluation.read(path)
+    return evaluation is not None and fingerprint.is_same(evaluation.deciding, inputs)
 
 
 def _is_there(path: Path, output: StageOutput) -> bool:
-    """Whether the stage's results are: its model, the first of its files, and each of them right.
+    """Whether the stage's results are: its model, the first of its files, and each of them valid.
 
     Raises:
         OutputError: one that is not repeatable has a broken file.
     """
-    files = [path / name for name in output.files]
-    if not files[0].is_file():
+    if not output.results[0].path_in(path).is_file():
         return False
     if output.model and not is_saved(output.model):
-        log.warning("%s: the model that was there is gone; it is made anew", output.model)
+        log.warning("%s: model files are missing; the stage %s runs again", output.model, output.name)
         return False
     if not output.is_repeatable:
-        for file in files:
-            read_result(file)
-    return all(_is_right(file) for file in files if file.name in SHAPES)
+        for result in output.results:
+            result.read(path)
+    return all(_is_valid(path, result) for result in output.results)
 
 
-def _is_right(file: Path) -> bool:
-    """Whether what a stage left there, if anything, can be read again; else the stage is done anew."""
+def _is_valid(path: Path, result: type[Result]) -> bool:
+    """Whether what a stage left there, if anything, can be read again; else the stage runs again."""
     try:
-        read_checked(file)
+        result.load(path)
     except ValueError as error:
-        log.warning("%s: %s; it is made anew", file, error)
+        log.warning("%s: %s; the stage that writes it runs again", result.path_in(path), error)
         return False
     return True
 
@@ -272,29 +269,30 @@ def _left_by_a_run(path: Path) -> list[Path]:
     return sorted({file for pattern in RUN_PATTERNS for file in path.glob(pattern)})
 
 
-def _let_go(path: Path) -> None:
+def _delete_previous(path: Path) -> None:
     """Deletes what waited until this run's model is whole."""
     for name in (PREVIOUS, GOING):
         shutil.rmtree(path / name, ignore_errors=True)
-    directories.forget_broken(path)
+    directories.delete_corrupt(path)
 
 
-def _keep_what_is_no_runs(path: Path) -> None:
+def _preserve_what_is_no_runs(path: Path) -> None:
     """Moves away, for good, what no run.json speaks for: a README.md there may be a user's."""
     left = _left_by_a_run(path)
-    if not left or (path / results.RUN).is_file():
+    if not left or (path / RunRecord.file_name).is_file():
         return
-    kept = next(place for n in count(1) if not (place := path / f"{KEPT}-{n}").exists())
-    log.warning("%s holds %s, and no run.json: what is there is kept in %s", path, left[0].name, kept)
-    kept.mkdir()
+    preserved = next(place for n in count(1) if not (place := path / f"{PRESERVED}-{n}").exists())
+    log.warning("%s holds %s, and no run.json: what is there is moved to %s", path, left[0].name, preserved)
+    preserved.mkdir()
     for file in left:
-        os.replace(file, kept / file.name)
+        os.replace(file, preserved / file.name)
 
 
 def _set_aside(path: Path) -> None:
     """Keeps what an earlier run left until this one is whole. A kill in the middle loses none of it."""
     left, previous, going = _left_by_a_run(path), path / PREVIOUS, path / GOING
-    has_finished = "train" in read_run(path).get("stages", {}) or going.is_dir()
+    run = read_run(path)
+    has_finished = bool(run and "train" in run.stages) or going.is_dir()
     if previous.is_dir() and not has_finished:
         # A run that never finished is worth less than the whole one that waits there already.
         log.warning("%s: the unfinished run is deleted; a finished one waits in %s already", path, previous)
@@ -304,7 +302,7 @@ def _set_aside(path: Path) -> None:
         log.info("%s: what was there waits in %s until this run's model is whole", path, previous)
         going.mkdir(exist_ok=True)
         # The file that says whose all this is goes last.
-        for file in sorted(left, key=lambda file: file.name == results.RUN):
+        for file in sorted(left, key=lambda file: file.name == RunRecord.file_name):
             os.replace(file, going / file.name)
         shutil.rmtree(previous, ignore_errors=True)
         os.replace(going, previous)

@@ -27,7 +27,8 @@ from llm_finetune.pipeline.run_directory import RunDirectory, StageOutput
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from llm_finetune.evaluation.evaluator import ModelEvaluation
+    from llm_finetune.evaluation.result import ModelEvaluation
+    from llm_finetune.storage.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Stage(ABC):
     """
 
     name: ClassVar[str]
-    results: ClassVar[tuple[str, ...]]
+    results: ClassVar[tuple[type[Result], ...]]
     on_all_ranks: ClassVar[bool] = False
     is_repeatable: ClassVar[bool] = True
     sums_up: ClassVar[bool] = False
@@ -143,7 +144,8 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, run: Run) -> Any:
-        """Does it. What comes back is for `write`."""
+        """Does it. What comes back is for `write`; a stage with one result file returns that `Result`."""
 
-    def write(self, run: Run, result: Any) -> None:  # noqa: B027
+    def write(self, run: Run, result: Any) -> None:
         """Writes the result files; on the main process, where no signal interrupts it."""
+        result.write(run.directory.path)

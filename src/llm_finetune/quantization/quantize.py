@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -32,6 +31,7 @@ from llm_finetune.quantization.quantized_model import (
     is_linear,
     load_quantized,
 )
+from llm_finetune.quantization.result import QuantizationResult
 from llm_finetune.quantization.rtn import round_to_nearest
 from llm_finetune.quantization.teq import teq
 from llm_finetune.storage.atomic_directory import (
@@ -48,43 +48,16 @@ STACKED = 3
 # Of all weights: what a quantization leaves of that many, it says.
 SHARE_TOLD = 0.05
 
-Judge = Callable[[PreTrainedModel], float]
+PerplexityOf = Callable[[PreTrainedModel], float]
 Results = Iterator[tuple[str, QuantizedWeight | torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """What a quantization did.
-
-    Attributes:
-        scheme: sym or asym.
-        kernel: what runs the quantized layers on this machine.
-        perplexity: of the quantized model; None where nothing judged it.
-        size_bytes: of the quantized model's weights, on disk.
-        unquantized_size_bytes: of the same model's, before.
-        seconds: without the judging.
-    """
-
-    algorithm: str
-    bits: int
-    group_size: int
-    scheme: str
-    kernel: str
-    perplexity: float | None
-    size_bytes: int
-    unquantized_size_bytes: int
-    seconds: float
-
-    def to_json(self) -> dict[str, str | int | float | None]:
-        return asdict(self)
 
 
 def quantize(
     tuned: TunedModel,
     settings: QuantizeSettings,
     texts: Sequence[Sequence[int]],
-    judge: Judge | None = None,
-) -> Quantization:
+    perplexity: PerplexityOf | None = None,
+) -> QuantizationResult:
     """Writes the quantized model to settings.output_dir, which is replaced once the new one is whole.
 
     Every linear layer is quantized but the output head; that and the embeddings stay as they are.
@@ -92,7 +65,7 @@ def quantize(
     Args:
         tuned: the model to quantize.
         texts: token ids of training records, for GPTQ, AWQ and TEQ; RTN needs none.
-        judge: the perplexity of a model.
+        perplexity: evaluates the quantized model; None: it is not evaluated.
 
     Raises:
         UserError: see `check_quantization`.
@@ -120,16 +93,16 @@ def quantize(
         Description(algorithm, scheme.bits, scheme.group_size, name, tuple(sorted(layers))).write(aside)
     seconds = time.perf_counter() - started
     model = load_quantized(output, trust_remote_code=tuned.trust_remote_code)
-    result = Quantization(
-        algorithm,
-        scheme.bits,
-        scheme.group_size,
-        name,
-        kernels_of(model),
-        judge(model) if judge else None,
-        StoredWeights(output).size_bytes,
-        tuned.stored.size_bytes,
-        seconds,
+    result = QuantizationResult(
+        algorithm=algorithm,
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        scheme=name,
+        kernel=kernels_of(model),
+        perplexity=perplexity(model) if perplexity else None,
+        size_bytes=StoredWeights(output).size_bytes,
+        unquantized_size_bytes=tuned.stored.size_bytes,
+        seconds=seconds,
     )
     log.info("quantized: %s, run by %s", _sizes(result), result.kernel)
     return result
@@ -320,6 +293,6 @@ def _add(writer: ShardWriter, path: str, weight: QuantizedWeight) -> None:
         writer.add(f"{path}.zeros", weight.zero_points)
 
 
-def _sizes(result: Quantization) -> str:
+def _sizes(result: QuantizationResult) -> str:
     share = result.size_bytes / result.unquantized_size_bytes
     return f"{result.size_bytes / 1e6:,.1f} MB, {share:.0%} of {result.unquantized_size_bytes / 1e6:,.1f} MB"

@@ -3,7 +3,7 @@
     quantization.json       algorithm, bits, group size, scheme, and the names of the quantized layers
     *.safetensors           <layer>.codes, .scales and .zeros; the other weights under their own names
                             (a layer's stacked experts as one linear layer an expert: unstacking.py)
-    config.json, tokenizer, generation_config.json, prompt.json
+    config.json, tokenizer, generation_config.json, prompt_config.json
 
 Nothing in it is pickled, and nothing in it is run.
 """

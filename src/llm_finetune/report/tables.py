@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
+from llm_finetune.evaluation.metrics import METRICS
+from llm_finetune.evaluation.result import EvaluationResult, ModelScores
+from llm_finetune.inference_benchmark.result import Speed
+from llm_finetune.quantization.result import QuantizationResult
 from llm_finetune.runtime import formatting
 
-Json = dict[str, Any]
+Model = TypeVar("Model")
+Figures = Sequence[float | None]  # of each model; None where it was not measured
 
 
 @dataclass(frozen=True)
@@ -47,46 +52,61 @@ class Table:
     notes: list[str]
 
 
-def quality(evaluation: Json) -> Table | None:
+def quality(evaluation: EvaluationResult | None) -> Table | None:
     """What fine-tuning changed, on the validation records."""
-    models = [evaluation.get(name) or {} for name in ("base", "tuned")]
+    models = [evaluation.base, evaluation.tuned] if evaluation else []
     return _table("Base against tuned", ["base", "tuned"], _quality_rows(models), [])
 
 
-def speed(evaluation: Json, quantization: Json, benchmark: Json) -> Table | None:
+def speed(
+    evaluation: EvaluationResult | None, quantization: QuantizationResult | None, speeds: Mapping[str, Speed]
+) -> Table | None:
     """What quantization changed: size, perplexity and speed; or the speed alone."""
-    tuned, quantized = (dict(benchmark.get(name, {})) for name in ("tuned", "quantized"))
-    if quantization:
-        tuned["size"], quantized["size"] = quantization["unquantized_size_bytes"], quantization["size_bytes"]
-        tuned["perplexity"], quantized["perplexity"] = (
-            evaluation.get("perplexity"),
-            quantization["perplexity"],
-        )
     title = "Tuned against quantized" if quantization else "Speed"
-    notes = [*_how_quantized(quantization), *_how_measured(benchmark)]
-    return _table(title, ["tuned", "quantized"], _speed_rows([tuned, quantized]), notes)
+    notes = [*_how_quantized(quantization), *_how_measured(speeds)]
+    rows = [*_quantization_rows(evaluation, quantization), *_speed_rows(speeds)]
+    return _table(title, ["tuned", "quantized"], rows, notes)
 
 
-def _quality_rows(models: list[Json]) -> Iterator[Row | None]:
-    yield _row("Perplexity", "lower", models, "perplexity", formatting.number)
-    yield _row("Loss", "lower", models, "loss", formatting.number)
-    yield _row("ROUGE-L", "higher", models, "rouge_l", formatting.percent)
-    yield _row("Exact match", "higher", models, "exact_match", formatting.percent)
+def _quality_rows(models: list[ModelScores | None]) -> Iterator[Row | None]:
+    yield _row("Perplexity", "lower", _each(models, lambda model: model.perplexity), formatting.number)
+    yield _row("Loss", "lower", _each(models, lambda model: model.loss), formatting.number)
+    scores = [model.metrics if model else {} for model in models]
+    for metric in METRICS:
+        yield _row(metric.title, metric.better, [one.get(metric.key) for one in scores], metric.shown)
 
 
-def _speed_rows(models: list[Json]) -> Iterator[Row | None]:
-    yield _row("Size of the model", "lower", models, "size", formatting.size)
-    yield _row("Perplexity", "lower", models, "perplexity", formatting.number)
-    yield _row("Decoding, tokens/s", "higher", models, "decode_tokens_per_second", formatting.number)
-    yield _row("Prefill, tokens/s", "higher", models, "prefill_tokens_per_second", formatting.number)
-    latencies = [model.get("latency_ms") or {} for model in models]
+def _quantization_rows(
+    evaluation: EvaluationResult | None, quantization: QuantizationResult | None
+) -> Iterator[Row | None]:
+    if quantization:
+        sizes: Figures = [quantization.unquantized_size_bytes, quantization.size_bytes]
+        yield _row("Size of the model", "lower", sizes, formatting.size)
+        perplexities = [evaluation.perplexity if evaluation else None, quantization.perplexity]
+        yield _row("Perplexity", "lower", perplexities, formatting.number)
+
+
+def _speed_rows(speeds: Mapping[str, Speed]) -> Iterator[Row | None]:
+    measured = [speeds.get(name) for name in ("tuned", "quantized")]
+    decoding = _each(measured, lambda one: one.decode_tokens_per_second)
+    prefill = _each(measured, lambda one: one.prefill_tokens_per_second)
+    yield _row("Decoding, tokens/s", "higher", decoding, formatting.number)
+    yield _row("Prefill, tokens/s", "higher", prefill, formatting.number)
+    latencies = [(one and one.latency_ms) or {} for one in measured]
     for percentile, words in (("p50", "Median"), ("p90", "p90"), ("p99", "p99")):
-        yield _row(f"{words} latency of a token, ms", "lower", latencies, percentile, formatting.number)
-    yield _row("Peak memory", "lower", models, "peak_memory_bytes", formatting.size)
-    yield _row("Share of memory bandwidth", "higher", models, "bandwidth_share", formatting.percent)
+        of_models: Figures = [one.get(percentile) for one in latencies]
+        yield _row(f"{words} latency of a token, ms", "lower", of_models, formatting.number)
+    memory = _each(measured, lambda one: one.peak_memory_bytes)
+    bandwidth = _each(measured, lambda one: one.bandwidth_share)
+    yield _row("Peak memory", "lower", memory, formatting.size)
+    yield _row("Share of memory bandwidth", "higher", bandwidth, formatting.percent)
 
 
-def _table(title: str, names: list[str], rows: Iterator[Row | None], notes: list[str]) -> Table | None:
+def _each(models: Sequence[Model | None], figure: Callable[[Model], float | None]) -> Figures:
+    return [None if model is None else figure(model) for model in models]
+
+
+def _table(title: str, names: list[str], rows: Iterable[Row | None], notes: list[str]) -> Table | None:
     """The rows that have a figure and the models that have one; None where nothing was measured."""
     found = [row for row in rows if row]
     there = [at for at in range(len(names)) if any(row.cells[at] for row in found)]
@@ -96,8 +116,7 @@ def _table(title: str, names: list[str], rows: Iterator[Row | None], notes: list
     return Table(title, [names[at] for at in there], kept, notes)
 
 
-def _row(name: str, better: str, models: list[Json], key: str, show: Callable[[float], str]) -> Row | None:
-    values = [model.get(key) for model in models]
+def _row(name: str, better: str, values: Figures, show: Callable[[float], str]) -> Row | None:
     most = max((value for value in values if value is not None), default=None)
     if most is None:
         return None
@@ -105,24 +124,24 @@ def _row(name: str, better: str, models: list[Json], key: str, show: Callable[[f
     return Row(name, better, cells)
 
 
-def _how_quantized(quantization: Json) -> Iterator[str]:
+def _how_quantized(quantization: QuantizationResult | None) -> Iterator[str]:
     if quantization:
-        group = quantization.get("group_size", -1)
+        group = quantization.group_size
         parts = [
-            f"{quantization['algorithm']}, {quantization['bits']} bits",
-            "a scale a row" if group == -1 else f"a scale for {group} weights",
-            {"sym": "symmetric", "asym": "asymmetric"}.get(quantization.get("scheme", ""), ""),
-            f"run by {quantization['kernel']}" if quantization.get("kernel") else "",
-            f"quantized in {formatting.duration(quantization['seconds'])}",
+            f"{quantization.algorithm}, {quantization.bits} bits",
+            "a scale per row" if group == -1 else f"a scale per {group} weights",
+            {"sym": "symmetric", "asym": "asymmetric"}.get(quantization.scheme, ""),
+            f"run by {quantization.kernel}" if quantization.kernel else "",
+            f"quantized in {formatting.duration(quantization.seconds)}",
         ]
         yield "Quantized by " + ", ".join(part for part in parts if part) + "."
 
 
-def _how_measured(benchmark: Json) -> Iterator[str]:
-    if benchmark:
-        measured = next(iter(benchmark.values()))
-        count, cores = measured["instances"], measured["cores_per_instance"]
-        bandwidth = formatting.size(measured["memory_bandwidth_bytes_per_second"])
+def _how_measured(speeds: Mapping[str, Speed]) -> Iterator[str]:
+    if speeds:
+        measured = next(iter(speeds.values()))
+        count, cores = measured.instances, measured.cores_per_instance
+        bandwidth = formatting.size(measured.memory_bandwidth_bytes_per_second)
         yield (
             f"Speed at batch size 1, {count} instance{'s' * (count > 1)} with {cores} "
             f"core{'s' * (cores > 1)} each; these cores read {bandwidth}/s from memory."

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_finetune.config import Settings
 from llm_finetune.generation.decoding import context_length
 from llm_finetune.inference_benchmark.benchmark import benchmark, check_context, shares_of_cores
+from llm_finetune.inference_benchmark.result import BenchmarkResult
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.inputs import tuned_folder
 from llm_finetune.pipeline.stage import Run, Stage
 from llm_finetune.quantization.quantized_model import DESCRIPTION
 from llm_finetune.stages.quantize import Quantize
-from llm_finetune.storage import results
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +23,7 @@ class Benchmark(Stage):
     """How fast both answer on this machine."""
 
     name = "benchmark"
-    results = (results.BENCHMARK,)
+    results = (BenchmarkResult,)
 
     def enabled(self, settings: Settings) -> bool:
         """See `Stage`."""
@@ -42,7 +42,7 @@ class Benchmark(Stage):
             models |= sources.files("quantize", "outputDir")
         return {**models, **sources.section("benchmark")}
 
-    def run(self, run: Run) -> dict[str, Any]:
+    def run(self, run: Run) -> BenchmarkResult:
         """See `Stage`."""
         settings = run.settings
         quantized = Path(settings.quantize.output_dir)
@@ -52,7 +52,3 @@ class Benchmark(Stage):
             "quantized": quantized if is_ours and (quantized / DESCRIPTION).is_file() else None,
         }
         return benchmark(folders, settings.benchmark, trust_remote_code=settings.trust_remote_code)
-
-    def write(self, run: Run, result: dict[str, Any]) -> None:
-        """See `Stage`."""
-        results.write_result(run.directory.path / results.BENCHMARK, result)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 
 from llm_finetune.config import Settings
-from llm_finetune.evaluation.evaluator import ModelEvaluation, judge, keep, kept, write_results
+from llm_finetune.evaluation.evaluator import evaluate_model, load_base_evaluation, save_base_evaluation
+from llm_finetune.evaluation.result import EvaluationResult, ModelEvaluation, compare
 from llm_finetune.kernels.training.optimize import optimize_lora_layers
 from llm_finetune.models.saving import load_tuned
+from llm_finetune.pipeline.all_results import AllResults, write_all_results
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.run_directory import holds_base
 from llm_finetune.pipeline.stage import Run, Stage
-from llm_finetune.storage import results
 
 
 class Evaluate(Stage):
     """Loss, perplexity and a few answers of both models."""
 
     name = "evaluate"
-    results = (results.ALL, results.EVAL)
+    results = (AllResults, EvaluationResult)
     on_all_ranks = True
 
     def enabled(self, settings: Settings) -> bool:
@@ -31,30 +32,33 @@ class Evaluate(Stage):
         return {**model, **sources.validation_records(), **sources.section("eval")}
 
     def prepare(self, run: Run) -> None:
-        """Judges the base model while it is one; an earlier round of this run may have done so."""
+        """Evaluates the base model before it is trained, unless this run did so before it was interrupted."""
         settings = run.settings
         if not settings.eval.base and settings.do_train:
             return
         path = run.directory.path
 
         def look() -> str:
-            return "kept" if holds_base(path, run.outputs[self.name].inputs) else ""
+            return "saved" if holds_base(path, run.outputs[self.name].inputs) else ""
 
         if run.directory.continues and run.group.once("base evaluation", look, deadline_seconds=3600):
-            run.base_evaluation = kept(path) if run.is_main_process else None
+            run.base_evaluation = load_base_evaluation(path) if run.is_main_process else None
             return
         run.base_evaluation = _evaluated("base", run.base_model(), run)
         if run.base_evaluation and settings.do_train and run.is_main_process:
-            keep(run.base_evaluation, run.outputs[self.name].inputs, path)
+            save_base_evaluation(run.base_evaluation, run.outputs[self.name].inputs, path)
 
-    def run(self, run: Run) -> ModelEvaluation | None:
-        """Judges the tuned model, just trained or as it stands in outputDir."""
-        tuned = run.tuned or _tuned(run)
-        return _evaluated("tuned", tuned, run) if tuned else None
+    def run(self, run: Run) -> EvaluationResult | None:
+        """Evaluates the tuned model, just trained or as it stands in outputDir."""
+        model = run.tuned or _tuned(run)
+        tuned = _evaluated("tuned", model, run) if model else None
+        return compare(run.base_evaluation, tuned)
 
-    def write(self, run: Run, result: ModelEvaluation | None) -> None:
+    def write(self, run: Run, result: EvaluationResult | None) -> None:
         """See `Stage`."""
-        write_results(run.directory.path, run.base_evaluation, result)
+        if result:
+            result.write(run.directory.path)
+        write_all_results(run.directory.path, result)
 
 
 def _tuned(run: Run) -> torch.nn.Module | None:
@@ -62,7 +66,7 @@ def _tuned(run: Run) -> torch.nn.Module | None:
     settings, model = run.settings, run.base_model()
     tuned = load_tuned(model, run.directory.path, run.precision.weights, settings.trust_remote_code)
     if tuned and settings.do_train:
-        # What judges the model takes the same steps as in the process that trained it, to the last digit.
+        # The evaluation computes as in the process that trained the model, to the last digit.
         if not run.on_cpu:
             tuned.to("cuda")
         elif settings.train.use_lora:
@@ -73,11 +77,11 @@ def _tuned(run: Run) -> torch.nn.Module | None:
 
 
 def _evaluated(name: str, model: torch.nn.Module, run: Run) -> ModelEvaluation | None:
-    """What the evaluation says of the model; None where there are no validation records."""
+    """The evaluation of the model; None where there are no validation records."""
     inputs, settings = run.inputs, run.settings
     if not inputs.prepared or not inputs.prepared.validation:
         return None
-    evaluation = judge(
+    evaluation = evaluate_model(
         name,
         model,
         inputs.prepared.validation,

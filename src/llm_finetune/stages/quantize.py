@@ -16,13 +16,12 @@ from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.inputs import tuned_folder
 from llm_finetune.pipeline.stage import Run, Stage
 from llm_finetune.quantization.quantize import (
-    Quantization,
     calibration_texts,
     check_quantization,
     check_weights,
     quantize,
 )
-from llm_finetune.storage import results
+from llm_finetune.quantization.result import QuantizationResult
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +31,7 @@ class Quantize(Stage):
     """Leaves a quantized model in quantize.outputDir."""
 
     name = "quantize"
-    results = (results.QUANTIZE,)
+    results = (QuantizationResult,)
 
     def enabled(self, settings: Settings) -> bool:
         """See `Stage`."""
@@ -67,7 +66,7 @@ class Quantize(Stage):
         """See `Stage`."""
         return Path(settings.quantize.output_dir)
 
-    def run(self, run: Run) -> Quantization:
+    def run(self, run: Run) -> QuantizationResult:
         """See `Stage`."""
         settings, inputs = run.settings, run.inputs
         validation = inputs.prepared.validation if inputs.prepared else None
@@ -88,7 +87,3 @@ class Quantize(Stage):
 
         tuned = find_tuned(tuned_folder(settings, inputs.folder), settings.trust_remote_code)
         return quantize(tuned, settings.quantize, texts, perplexity if validation else None)
-
-    def write(self, run: Run, result: Quantization) -> None:
-        """See `Stage`."""
-        results.write_result(run.directory.path / results.QUANTIZE, result.to_json())

@@ -6,7 +6,7 @@ from llm_finetune.config import Settings
 from llm_finetune.config.single_stage import SWITCHES
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.stage import Run, Stage
-from llm_finetune.report.html import REPORT, write_report
+from llm_finetune.report.html import ReportPage, make_report
 from llm_finetune.stages.benchmark import Benchmark
 from llm_finetune.stages.evaluate import Evaluate
 
@@ -15,7 +15,7 @@ class Report(Stage):
     """Writes report.html."""
 
     name = "report"
-    results = (REPORT,)
+    results = (ReportPage,)
     sums_up = True
 
     def enabled(self, settings: Settings) -> bool:
@@ -27,6 +27,6 @@ class Report(Stage):
         switches = {f"distributed.{switch}": sources.values[switch] for switch in SWITCHES.values()}
         return {**Evaluate().inputs(sources), **Benchmark().inputs(sources), **switches}
 
-    def run(self, run: Run) -> None:
+    def run(self, run: Run) -> ReportPage:
         """See `Stage`."""
-        write_report(run.directory.path)
+        return make_report(run.directory.path)

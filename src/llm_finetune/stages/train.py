@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from transformers import set_seed
 
 from llm_finetune.config import Settings
 from llm_finetune.data.batches import StepShape, shape_of
+from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.errors import GroupError
-from llm_finetune.evaluation.evaluator import write_results
 from llm_finetune.kernels.training.optimize import optimize_lora_layers
 from llm_finetune.models import adapters
 from llm_finetune.models.saving import check_room, save_model
+from llm_finetune.pipeline.all_results import write_all_results
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.inputs import Inputs, check_adapter, fitted_to_memory, lora_plan
 from llm_finetune.pipeline.run_directory import check_base_not_overwritten
+from llm_finetune.pipeline.run_record import RunRecord, Values
 from llm_finetune.pipeline.stage import Run, Stage
 from llm_finetune.storage import results
-from llm_finetune.training.trainer import Training, train
+from llm_finetune.training.result import TrainingHistory, TrainingResult
+from llm_finetune.training.trainer import train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +35,7 @@ class Train(Stage):
     """Trains an adapter, or all weights, and leaves them in outputDir."""
 
     name = "train"
-    results = (results.TRAIN, results.HISTORY)
+    results = (TrainingResult, TrainingHistory)
     on_all_ranks = True
     is_repeatable = False  # nobody wants hours of it again for a file of figures
 
@@ -61,16 +64,16 @@ class Train(Stage):
             run.settings = fitted_to_memory(run.settings, run.inputs, run.precision, local_size)
         run.base_model()
         if run.is_main_process:
-            run.directory.begin(
-                {
-                    "deciding": run.outputs[self.name].inputs,
-                    "step_rows": _wanted_rows(run),
-                    "settings": run.settings.to_values(),
-                    "versions": results.versions(),
-                }
+            record = RunRecord(
+                deciding=run.outputs[self.name].inputs,
+                step_rows=_wanted_rows(run),
+                settings=cast(Values, run.settings.to_values()),
+                versions=results.versions(),
+                stages={},
             )
+            run.directory.begin(record)
 
-    def run(self, run: Run) -> Training:
+    def run(self, run: Run) -> tuple[TrainingResult, TrainingHistory]:
         """Trains the base model in place."""
         settings, directory = run.settings, run.directory
         model = run.base_model()
@@ -99,15 +102,16 @@ class Train(Stage):
             checkpoint=directory.path / directory.checkpoint if directory.checkpoint else None,
         )
 
-    def write(self, run: Run, result: Training) -> None:
-        """The model, how it was asked, and how the training went."""
+    def write(self, run: Run, result: tuple[TrainingResult, TrainingHistory]) -> None:
+        """The model, how it was prompted, and how the training went."""
         path = run.directory.path
         assert run.tuned
         save_model(run.tuned, run.inputs.tokenizer, path)
-        results.write_result(path / results.PROMPT, _asked_as(run.settings, run.inputs))
-        results.write_result(path / results.HISTORY, result.history)
-        results.write_result(path / results.TRAIN, result.to_json())
-        write_results(path, None, None)  # what an evaluation says comes later
+        _prompt_config(run.settings, run.inputs).write(path)
+        figures, history = result
+        history.write(path)
+        figures.write(path)
+        write_all_results(path)  # the evaluation's figures are added later
 
 
 def _wanted_rows(run: Run) -> int:
@@ -137,14 +141,16 @@ def _shape(run: Run) -> StepShape:
     return shape
 
 
-def _asked_as(settings: Settings, inputs: Inputs) -> dict[str, str]:
-    """How the model was asked in training, for whoever asks it later."""
+def _prompt_config(settings: Settings, inputs: Inputs) -> PromptConfig:
+    """How the model was prompted in training, for those who prompt it later."""
     assert inputs.prepared
     summary, train_settings = inputs.prepared.summary, settings.train
     # A conversation in a chat template brings its own opening, or none.
     has_opening = (summary.data_type, summary.prompt_format) != ("messages", "chat")
-    return {
-        "format": summary.prompt_format,
-        "with_input": train_settings.prompt_with_input or "" if has_opening else "",
-        "without_input": train_settings.prompt_without_input or "" if has_opening else "",
-    }
+    return PromptConfig.model_validate(
+        {
+            "format": summary.prompt_format,
+            "with_input": train_settings.prompt_with_input or "" if has_opening else "",
+            "without_input": train_settings.prompt_without_input or "" if has_opening else "",
+        }
+    )

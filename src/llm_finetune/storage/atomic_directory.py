@@ -20,6 +20,7 @@ from llm_finetune.storage.errors import check_writable, mount_points, writing
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+FORMER_NAMES = {"prompt.json": "prompt_config.json"}  # of earlier versions; a copy has the name of today
 # Beside the weights: what a model needs to be asked and answered.
 COPIED = (
     "tokenizer*",
@@ -29,7 +30,8 @@ COPIED = (
     "merges.txt",
     "chat_template*",
     "generation_config.json",
-    "prompt.json",
+    *FORMER_NAMES,
+    "prompt_config.json",
 )
 CODE = "*.py"
 
@@ -109,4 +111,4 @@ def copy_auxiliary_files(folders: list[Path], output: Path, *, code: bool) -> No
         for pattern in (*COPIED, CODE) if code else COPIED:
             for file in folder.glob(pattern):
                 if file.is_file():
-                    shutil.copyfile(file, output / file.name)
+                    shutil.copyfile(file, output / FORMER_NAMES.get(file.name, file.name))

@@ -11,26 +11,17 @@ from typing import Any
 from llm_finetune.storage import atomic
 from llm_finetune.storage.errors import writing
 
-TRAIN = "train_results.json"
-BASE = "base_results.json"  # of the base model alone, until the tuned one's are there too
-EVAL = "eval_results.json"
-QUANTIZE = "quantize_results.json"
-BENCHMARK = "benchmark_results.json"
-ALL = "all_results.json"
-HISTORY = "train_history.json"
-PROMPT = "prompt.json"
-RUN = "run.json"
 LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers")
 
 
 def write_json(file: Path, content: Any) -> None:
     """Writes the file whole or not at all. Raises OSError where it cannot."""
-    atomic.write_text(file, _as_text(content))
+    atomic.write_text(file, as_text(content))
 
 
 def write_result(file: Path, content: Any) -> None:
     """Leaves a stage's result. Raises OutputError where it cannot be written."""
-    write_page(file, _as_text(content))
+    write_page(file, as_text(content))
 
 
 def write_page(file: Path, text: str) -> None:
@@ -39,7 +30,8 @@ def write_page(file: Path, text: str) -> None:
         atomic.write_text(file, text)
 
 
-def _as_text(content: Any) -> str:
+def as_text(content: Any) -> str:
+    """JSON as the project writes it."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

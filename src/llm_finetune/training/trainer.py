@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +22,8 @@ from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.rank_progress import part_done
 from llm_finetune.storage.results import peak_memory_bytes
 from llm_finetune.training.progress import Display, Pace, StepReport
+from llm_finetune.training.result import CurvePoint, TrainingHistory, TrainingResult
 from llm_finetune.training.resumable_trainer import ResumableTrainer
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training did.
-
-    Attributes:
-        train_loss: mean over all steps, nats a label.
-        steps: optimizer steps since the first start of the job.
-        sequences_per_step: rows of a step, over all ranks.
-        seconds: since the last start, evaluations and checkpoints among them.
-        tokens_per_second: tokens of records (padding not counted), all ranks.
-        peak_memory_bytes: resident set of the largest rank.
-        history: the curve: step, loss, learning_rate, tokens_per_second; or step, eval_loss.
-    """
-
-    train_loss: float
-    steps: int
-    sequences_per_step: int
-    seconds: float
-    tokens_per_second: float
-    peak_memory_bytes: int
-    history: list[dict[str, float]]
-
-    def to_json(self) -> dict[str, float]:
-        """The figures, without the curve."""
-        return {name: value for name, value in asdict(self).items() if name != "history"}
 
 
 def train(
@@ -64,8 +37,8 @@ def train(
     group: Group,
     shape: StepShape,
     checkpoint: Path | None,
-) -> Training:
-    """Trains the model in place.
+) -> tuple[TrainingResult, TrainingHistory]:
+    """Trains the model in place; its figures and its curve.
 
     Args:
         prepared: what is trained on, and what is evaluated on the way where the settings ask for that.
@@ -90,22 +63,20 @@ def train(
     trainer.run(checkpoint)
     seconds = time.perf_counter() - started
     done = trainer.progress
-    return Training(
+    result = TrainingResult(
         train_loss=done.loss_sum / max(done.step, 1),
         steps=done.step,
         sequences_per_step=trainer.step_rows,
         seconds=seconds,
         tokens_per_second=group.sum_([trainer.tokens_seen])[0] / seconds,
         peak_memory_bytes=int(group.max_([peak_memory_bytes()])[0]),
-        history=[
-            _curve_point(entry) for entry in trainer.state.log_history if {"loss", "eval_loss"} & set(entry)
-        ],
     )
+    entries = [entry for entry in trainer.state.log_history if {"loss", "eval_loss"} & set(entry)]
+    return result, TrainingHistory([_curve_point(entry) for entry in entries])
 
 
-def _curve_point(entry: dict[str, float]) -> dict[str, float]:
-    names = ("step", "loss", "learning_rate", "tokens_per_second", "eval_loss")
-    return {name: entry[name] for name in names if name in entry}
+def _curve_point(entry: dict[str, float]) -> CurvePoint:
+    return CurvePoint.model_validate({name: entry[name] for name in CurvePoint.model_fields if name in entry})
 
 
 class RowTrainer(ResumableTrainer):
@@ -167,7 +138,8 @@ class RowTrainer(ResumableTrainer):
             group=self.group,
         )
         self.keeper.move()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.to_json().items()}
+        figures = {"loss": result.loss, "perplexity": result.perplexity}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control = control

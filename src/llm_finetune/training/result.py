@@ -1,0 +1,47 @@
+"""What a training leaves beside its model: its figures, and its curve."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, RootModel
+
+from llm_finetune.storage.result import Result
+
+
+class TrainingResult(Result):
+    """What a training did.
+
+    Attributes:
+        train_loss: mean over all steps, nats a label.
+        steps: optimizer steps since the first start of the job.
+        sequences_per_step: rows of a step, over all ranks.
+        seconds: since the last start, evaluations and checkpoints among them.
+        tokens_per_second: tokens of records (padding not counted), all ranks.
+        peak_memory_bytes: resident set of the largest rank.
+    """
+
+    file_name = "train_results.json"
+
+    train_loss: float
+    steps: int
+    sequences_per_step: int | None = None
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
+class CurvePoint(BaseModel):
+    """A point of the curves: the figures of a step, or of an evaluation after it (`eval_loss`)."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    step: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    eval_loss: float | None = None
+
+
+class TrainingHistory(Result, RootModel[list[CurvePoint]]):
+    """The curves of a training, in the order of its steps."""
+
+    file_name = "train_history.json"
