@@ -111,6 +111,7 @@ lock:
 	    $(LOCK) - --no-deps --default-index $(TORCH_INDEX) --output-file requirements/$$stack-cpu.txt; \
 	done
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
+	$(LOCK) requirements/source.in --no-deps --output-file requirements/source.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
 	$(LOCK) requirements/openmp.in --no-deps --output-file requirements/openmp.txt
 

@@ -11,7 +11,7 @@ answers() {
   python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1].rstrip("/") + "/torch/", timeout=10)' "$1" 2>/dev/null
 }
 
-# Wheels alone: to build one would run code that no hash was held against.
+# Wheels alone: to build one would run code that no hash was held against (source.txt, below, apart).
 install() {
   uv pip install --compile-bytecode --no-build "$@"
 }
@@ -25,6 +25,9 @@ else
   echo "WARNING: no answer from TORCH_INDEX=${TORCH_INDEX:-}: the package registry's torch is installed," \
     "which computes the same and brings 4 GB of CUDA libraries" >&2
 fi
+# What is published as source alone is built first, by tools that are held against hashes too.
+uv pip install --compile-bytecode --no-deps --require-hashes --requirement "$here/source.txt" \
+  --build-constraints "$here/build.txt" --require-build-hashes
 install --require-hashes --constraint "$here/$stack.txt" --requirement "$here/$stack.in" "$@"
 # Intel publishes no hash of it; one that is written into the file counts.
 [ -z "${CCL_INDEX:-}" ] || install --no-deps --default-index "$CCL_INDEX" --requirement "$here/intel-ccl.in" || {

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.tokenize import tokenize
 
 from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
-from llm_finetune.evaluation.metrics import mean_scores, rouge_l
+from llm_finetune.evaluation.metrics import WordTokenizer, mean_scores, rouge_l
 from llm_finetune.evaluation.result import Answer, ModelEvaluation, ValidationLoss, compare
 from llm_finetune.evaluation.samples import sample_answers
 from llm_finetune.kernels.precision import Precision
@@ -103,6 +106,10 @@ def test_the_model_stays_as_it_was(prepared: Callable[..., Prepared], model: Any
         ("a b c d", "a b", 2 * 2 / 6),
         ("The Fox, running.", "the fox running", 1.0),
         ("Größe 日本", "größe 日本!", 1.0),
+        ("我喜欢猫", "我喜欢狗。", 0.75),  # no spaces: a character counts as a word
+        ("मुझे चाय पसंद है", "मुझे दूध पसंद है", 0.75),  # vowel signs stay with their letters
+        ("ฉันกินข้าว", "ฉันกินปลา", 2 * 5 / (7 + 7)),
+        ("Cafe\u0301", "café", 1.0),
         ("a", "b", 0.0),
         ("a", "", 0.0),
         ("", "", 0.0),
@@ -116,6 +123,11 @@ def test_rouge_l(expected: str, answer: str, score: float) -> None:
 def evaluation(*samples: tuple[str, str, str]) -> ModelEvaluation:
     answers = [Answer(prompt=prompt, expected=text, answer=answer) for prompt, text, answer in samples]
     return ModelEvaluation(loss=ValidationLoss(loss=2.0, tokens=9), samples=answers)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_is_tokenized_as_rouge_score_does(text: str) -> None:
+    assert WordTokenizer().tokenize(text) == tokenize(text, None)
 
 
 def test_scores_and_the_models_side_by_side() -> None:

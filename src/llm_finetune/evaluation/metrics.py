@@ -5,11 +5,14 @@ An entry in `METRICS` is all that a metric takes: eval_results.json, the report 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
+
+import regex
 
 from llm_finetune.runtime import formatting
 
@@ -33,14 +36,32 @@ class Metric:
     shown: Callable[[float], str]
 
 
+class WordTokenizer:
+    """Words of any script for rouge_score, whose own tokenizer drops all but ASCII; on ASCII they agree."""
+
+    # Scripts without spaces between words: there a character, with its marks, counts as one.
+    unspaced = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    joiners = r"\u200c\u200d"  # stand within words
+    word = regex.compile(rf"[{unspaced}]\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}{joiners}]--[{unspaced}]]+", regex.V1)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of the text, without regard to case."""
+        return list(self.word.findall(unicodedata.normalize("NFKC", text.casefold())))
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # takes a second to import
+
+    return RougeScorer(["rougeL"], tokenizer=WordTokenizer())
+
+
 def rouge_l(expected: str, answer: str) -> float:
     """ROUGE-L (Lin 2004): the F-measure of the longest common subsequence of words, 0 to 1.
 
-    Words are runs of letters and digits of any script, in any case; precision and recall count alike.
+    Precision and recall count alike.
     """
-    wanted, given = (re.findall(r"\w+", text.casefold()) for text in (expected, answer))
-    common = _longest_common_subsequence(wanted, given)
-    return 2 * common / (len(wanted) + len(given)) if common else 0.0
+    return float(_rouge_scorer().score(expected, answer)["rougeL"].fmeasure)
 
 
 def exact_match(expected: str, answer: str) -> float:
@@ -60,13 +81,3 @@ def mean_scores(pairs: Iterable[tuple[str, str]]) -> dict[str, float]:
     if not pairs:
         return {}
     return {metric.key: fmean(metric.score(*pair) for pair in pairs) for metric in METRICS}
-
-
-def _longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    row = [0] * (len(second) + 1)
-    for word in first:
-        above = row
-        row = [0]
-        for i, other in enumerate(second):
-            row.append(above[i] + 1 if word == other else max(above[i + 1], row[i]))
-    return row[-1]
