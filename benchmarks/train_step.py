@@ -24,7 +24,7 @@ from turns import Answer
 
 from report import bars, machine, markdown, parser, peak_memory, spread, write
 
-OFF = dict.fromkeys(("attention", "head", "layers", "adapters"), "off")
+OFF = dict.fromkeys(("packedAttention", "fusedCrossEntropy", "fusedLayers", "fusedLora"), "off")
 COLUMNS = {
     "name": "",
     "rate": "useful tokens/s",
@@ -73,7 +73,7 @@ GROUPS: dict[str, list[Side]] = {
     ],
     "old recipe": [
         OURS,
-        Side("ours, speed off", "ours.py", changed={"speed": OFF}),
+        Side("ours, speed off", "ours.py", changed={"optimizations": OFF}),
         trainer("old recipe, blocks", old=True, data="blocks"),
         trainer("old recipe, padded", old=True, data="padded", rows=8),
     ],

@@ -98,8 +98,8 @@ volumes:
 - {{ clean .Values.storage.pvcMountPath | quote }}
 - --wait-for-workers
 - {{ include "llm-finetune.whole" (default .Values.distributed.workers .Values.elasticPolicy.waitForWorkers) | quote }}
-- --wait-for-data-minutes
-- {{ include "llm-finetune.quantity" .Values.storage.waitForDataMinutes | quote }}
+- --upload-timeout-minutes
+- {{ include "llm-finetune.renamed" (list . "storage.uploadTimeoutMinutes") | quote }}
 - --data-pod
 - {{ include "llm-finetune.dataPod" . | quote }}
 - --namespace

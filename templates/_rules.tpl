@@ -1,6 +1,7 @@
 {{/* What must hold between keys: one line for each rule that the values break. */}}
 
 {{- define "llm-finetune.rules" -}}
+{{- include "llm-finetune.oldNameRules" . }}
 {{- include "llm-finetune.groupRules" . }}
 {{- include "llm-finetune.tokenRules" . }}
 {{- include "llm-finetune.podRules" . }}

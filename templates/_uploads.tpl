@@ -11,7 +11,7 @@
 {{- end }}
 {{- if and $pod $folders }}
 
-Upload what the job reads; the workers wait for it {{ .Values.storage.waitForDataMinutes }} minutes:
+Upload what the job reads; the workers wait for it {{ include "llm-finetune.renamed" (list . "storage.uploadTimeoutMinutes") }} minutes:
 {{- range $folder, $names := $folders }}
 {{- if and (gt (len $names) 1) (ne $folder $mount) }}
 {{ base $folder }} is a folder with {{ join ", " $names }} in it:

@@ -10,6 +10,9 @@ job will fail. Build this project's image, push it, and write:
 {{- if .Values.metadata }}
 WARNING: metadata has no effect; this release is in the namespace {{ .Release.Namespace }} (helm --namespace).
 {{ end }}
+{{- range include "llm-finetune.givenOldNames" . | fromJsonArray }}
+WARNING: {{ .old }} is now {{ .new }}; the old name works until the next release.
+{{- end }}
 {{- if and .Release.IsUpgrade (not (include "llm-finetune.jobs" . | fromYaml).items) }}
 WARNING: no job of this release was found in the cluster, or it could not be asked. Whatever job the revision before
 had, running or not, this one takes its place.

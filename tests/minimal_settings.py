@@ -18,9 +18,9 @@ PLAIN = {
     "train__maxSeqLength": 128,
     "train__promptWithInput": "Do what is asked.",
     "train__reportTo": None,
-    "train__speed__allocator": "off",  # it would start the tests themselves again
+    "train__optimizations__memoryAllocator": "off",  # it would start the tests themselves again
     "eval__perDeviceBatchSize": 3,
-    "eval__generateSamples": 0,
+    "eval__numGeneratedSamples": 0,
 }
 
 

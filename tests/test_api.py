@@ -34,7 +34,7 @@ def values(model_folder: Path, data_file: Path, tmp_path_factory: pytest.TempPat
         "promptWithInput": None,
         "promptWithoutInput": None,
     }
-    evaluation = {"validationSplitPercentage": 0.2, "generateSamples": 0}
+    evaluation = {"validationSplitPercentage": 0.2, "numGeneratedSamples": 0}
     return {"distributed": {"modelNameOrPath": str(model_folder), "train": train, "eval": evaluation}}
 
 

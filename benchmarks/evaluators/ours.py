@@ -29,7 +29,7 @@ from llm_finetune.objectives.sft import label_log_probs  # noqa: E402
 from llm_finetune.pipeline.prepare_data import plan  # noqa: E402
 
 train = {
-    "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "sections",
+    "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "alpaca",
     "maxSamples": count,
 }  # fmt: skip
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}

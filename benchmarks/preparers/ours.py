@@ -17,7 +17,7 @@ from llm_finetune.pipeline.prepare_data import plan
 
 folder = Path(sys.argv[1])
 tokenizer = loading.load_tokenizer(folder / "model", False)
-train = {"datasetName": None, "dataFile": str(folder / "records.jsonl"), "promptFormat": "sections"}
+train = {"datasetName": None, "dataFile": str(folder / "records.jsonl"), "promptFormat": "alpaca"}
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
 wanted = plan(load([], [f"distributed={json.dumps(values)}"], [], []).settings)
 

@@ -22,7 +22,7 @@ def join(*arguments: Any, **options: Any) -> Any:
 
 
 train = {
-    "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "sections",
+    "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "alpaca",
     "perDeviceBatchSize": ROWS, "maxSeqLength": LENGTH, "maxSteps": STEPS, "learningRate": LEARNING_RATE,
     "loraRank": RANK, "loraAlpha": ALPHA, "loraDropout": 0, "outputDir": tempfile.mkdtemp(),
     "saveStrategy": "no", "reportTo": None, "loggingSteps": 1, **changed,

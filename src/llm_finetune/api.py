@@ -74,7 +74,7 @@ class Model:
 
     @property
     def format(self) -> str:
-        """How it is asked: chat, sections or text, as in its training."""
+        """How it is asked: chat, alpaca or text, as in its training."""
         return self._asking.format
 
 

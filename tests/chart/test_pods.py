@@ -183,7 +183,7 @@ def test_numbers_are_never_written_as_floats(chart: Chart) -> None:
         "elasticPolicy": {"maxReplicas": 1000000, "maxRestarts": "1000000"},
         "activeDeadlineSeconds": 10000000,
         "resources": {"memoryLimit": 68719476736, "cpuRequest": 32},
-        "storage": {"waitForDataMinutes": 1000000},
+        "storage": {"uploadTimeoutMinutes": 1000000},
         "envVars": {"cclWorkerCount": 1000000},
     }
     job = chart.one("PyTorchJob", values)
@@ -191,7 +191,7 @@ def test_numbers_are_never_written_as_floats(chart: Chart) -> None:
     assert job["spec"]["elasticPolicy"]["maxRestarts"] == 1000000
     assert job["spec"]["runPolicy"]["activeDeadlineSeconds"] == 10000000
     assert container(job)["resources"] == {"requests": {"cpu": "32"}, "limits": {"memory": "68719476736"}}
-    assert container(job)["args"][container(job)["args"].index("--wait-for-data-minutes") + 1] == "1000000"
+    assert container(job)["args"][container(job)["args"].index("--upload-timeout-minutes") + 1] == "1000000"
     assert environment(job)["CCL_WORKER_COUNT"] == "1000000"
 
 

@@ -51,7 +51,7 @@ def tuned(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.fixture(scope="module")
 def folders(tuned: Callable[..., Path]) -> dict[str, Path]:
-    return {prompt_format: tuned(prompt_format) for prompt_format in ("sections", "chat", "text")}
+    return {prompt_format: tuned(prompt_format) for prompt_format in ("alpaca", "chat", "text")}
 
 
 class Typed(io.TextIOWrapper):
@@ -104,7 +104,7 @@ def test_a_pipe_gets_the_answers_and_nothing_else(folders: dict[str, Path]) -> N
             sys.executable,
             str(SCRIPTS / "finetune.py"),
             "chat",
-            str(folders["sections"]),
+            str(folders["alpaca"]),
             "--max-new-tokens",
             "9",
         ],
@@ -123,10 +123,10 @@ def test_a_pipe_gets_the_answers_and_nothing_else(folders: dict[str, Path]) -> N
 @pytest.mark.parametrize(
     ("prompt_format", "options", "prompt"),
     [
-        ("sections", (), "Answer.\n\n### Instruction:\nSay it.\n\n### Response:\n"),
-        ("sections", ("--system", "Sing."), "Sing.\n\n### Instruction:\nSay it.\n\n### Response:\n"),
+        ("alpaca", (), "Answer.\n\n### Instruction:\nSay it.\n\n### Response:\n"),
+        ("alpaca", ("--system", "Sing."), "Sing.\n\n### Instruction:\nSay it.\n\n### Response:\n"),
         (
-            "sections",
+            "alpaca",
             ("--instruction", "Repeat."),
             "Do what is asked.\n\n### Instruction:\nRepeat.\n\n### Input:\nSay it.\n\n### Response:\n",
         ),
@@ -181,14 +181,14 @@ def test_a_question_is_asked_with_what_was_said_before(
 ) -> None:
     file = tmp_path / "said.jsonl"
     lines = f"Say it.\nAgain!\n/save {file}\n/reset\nAgain!\n/save {file}\n"
-    outcome = chat(folders["sections"], lines, typed=True)
+    outcome = chat(folders["alpaca"], lines, typed=True)
     assert outcome.code == 0
     together, alone = (record["messages"] for record in saved(file))
     assert [turn["role"] for turn in together] == ["user", "assistant"] * 2
     first, second = together[1]["content"], together[3]["content"]
     asked = "Answer.\n\n### Instruction:\nSay it.\n\n### Response:\n"
     again = f"{asked}{first}</s>\n\n### Instruction:\nAgain!\n\n### Response:\n"
-    assert second == generated(folders["sections"], again)
+    assert second == generated(folders["alpaca"], again)
     assert [turn["content"] for turn in alone] == [
         "Again!",
         outcome.text.removeprefix(f"{first}\n{second}\n")[:-1],
@@ -199,8 +199,8 @@ def test_a_question_is_asked_with_what_was_said_before(
 @pytest.mark.parametrize(
     ("prompt_format", "options", "data_type"),
     [
-        ("sections", ("--system", "Sing."), "messages"),
-        ("sections", ("--instruction", "Repeat."), "instruction"),
+        ("alpaca", ("--system", "Sing."), "messages"),
+        ("alpaca", ("--instruction", "Repeat."), "instruction"),
         ("text", (), "text"),
     ],
 )
@@ -233,7 +233,7 @@ def test_what_no_longer_fits_is_left_out_and_told(
     assert outcome.code == 3
     assert "tokens with its prompt" in capfd.readouterr().err
     assert outcome.text.count("\n") >= 3
-    outcome = chat(folders["sections"], "Say it again.\n" * 5)
+    outcome = chat(folders["alpaca"], "Say it again.\n" * 5)
     assert outcome.code == 0
     assert "no longer fit" in capfd.readouterr().err
 
@@ -262,7 +262,7 @@ def test_an_answer_in_sections_ends_where_the_next_question_would_begin(
     ids = AutoTokenizer.from_pretrained(folders["text"])("La la\n\n### Instruction:\nMore")["input_ids"]
     tokens = [[decoding.Token(token, 0.0)] for token in ids]
     monkeypatch.setattr(decoding, "decode", lambda *_, **__: iter(tokens))
-    assert chat(folders["sections"], "Say it.\n").text == "La la\n"
+    assert chat(folders["alpaca"], "Say it.\n").text == "La la\n"
     assert "### Instruction:" in chat(folders["text"], "Say it.\n").text
 
 
@@ -288,7 +288,7 @@ def test_a_mistake_in_a_pipe_ends_with_its_code(
     code: int,
     message: str,
 ) -> None:
-    assert chat(folders["sections"], lines, *options).code == code
+    assert chat(folders["alpaca"], lines, *options).code == code
     assert message in capfd.readouterr().err
 
 
@@ -348,7 +348,7 @@ def test_bytes_that_are_no_text_do_not_end_the_chat(chat: Chat, folders: dict[st
 
 def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(tuned: Callable[..., Path], tmp_path: Path) -> None:
     """At a real terminal, with an answer that would take minutes."""
-    folder = tuned("sections", max_position_embeddings=10**6)
+    folder = tuned("alpaca", max_position_embeddings=10**6)
     file = tmp_path / "said.jsonl"
     master, slave = os.openpty()
     options = ["--temperature", "0", "--max-new-tokens", str(10**6)]

@@ -84,10 +84,11 @@ def test_ranks_that_do_not_divide_a_step_make_smaller_ones_or_are_refused(
     arguments = options(tmp_path / "out", **changes)
     assert warm.run(arguments, Moment("step", 40)).code == KILLED
     before = int(str(directories.newest_whole(tmp_path / "out")).split("-")[1])
-    strict = options(tmp_path / "out", **changes, train__keepEffectiveBatch=True)
+    strict = options(tmp_path / "out", **changes, train__requireConstantBatchSize=True)
     refused = warm.run_group(strict, 2, {})
     assert {one.code for one in refused} == {128}, refused[0].text
-    assert "distributed.train.keepEffectiveBatch: 2 processes cannot share 3 sequences" in refused[0].text
+    expected = "distributed.train.requireConstantBatchSize: 2 processes cannot share 3 sequences"
+    assert expected in refused[0].text
     first, _ = warm.run_group(arguments, 2, {})
     assert first.code == 0, first.text
     assert "its steps have 2 from here on" in first.text
@@ -293,7 +294,7 @@ def test_how_often_to_save_and_to_log_may_change_in_the_middle_of_a_run(
 def test_minutes_make_checkpoints_where_the_strategy_would_wait_for_the_epoch(
     warm: Warm, options: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    often = {"train__saveMinutes": 1e-9, "train__saveTotalLimit": None, "train__maxSteps": 3}
+    often = {"train__saveIntervalMinutes": 1e-9, "train__saveTotalLimit": None, "train__maxSteps": 3}
     assert warm.run(options(tmp_path / "out", train__saveStrategy="epoch", **often)).code == 0
     assert directories.steps(tmp_path / "out") == [3, 2, 1]
     shutil.rmtree(tmp_path / "out")

@@ -30,7 +30,7 @@ def options(model_folder: Path, data_file: Path, place: Path) -> list[str]:
         "eval__strategy": "epoch",
         "eval__loadBestModel": True,
         "eval__earlyStoppingPatience": 2,
-        "eval__generateSamples": 1,
+        "eval__numGeneratedSamples": 1,
         "quantize__outputDir": str(place / "quantized"),
         "quantize__woqBits": 4,
         "quantize__woqGroupSize": 16,

@@ -11,7 +11,7 @@ import pytest
 from throwaway_chart import HELM, Chart
 
 from llm_finetune.config import Settings, codegen, load
-from llm_finetune.config.fields import Key
+from llm_finetune.config.fields import Key, keys
 from llm_finetune.errors import SettingsError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -53,7 +53,8 @@ def test_check_names_what_differs(
 
 
 def test_a_file_without_its_markers_is_refused(tmp_path: Path) -> None:
-    for name in ("values.yaml", "values.schema.json", "README.md"):
+    (tmp_path / "templates").mkdir()
+    for name in ("values.yaml", "values.schema.json", "README.md", "templates/_old_names.tpl"):
         (tmp_path / name).write_text((CHECKOUT / name).read_text())
     (tmp_path / "README.md").write_text("# Title\n")
     with pytest.raises(ValueError, match=r"README\.md: expected one line `<!-- keys"):
@@ -68,7 +69,7 @@ def test_help_and_readme_name_every_key() -> None:
 
 
 def test_descriptions_are_one_short_sentence() -> None:
-    for path, key in codegen._keys(Settings):
+    for path, key in keys(Settings):
         assert key.description.endswith("."), path
         assert len(key.description) <= 160, path
 
@@ -94,7 +95,7 @@ def test_the_schema_accepts_what_the_models_accept() -> None:
     """Key by key, over values of every type. Beyond the schema is only the size of a number in a string."""
     root = json.loads(SCHEMA)["properties"]["distributed"]
     agreed = refused = 0
-    for path, key in codegen._keys(Settings):
+    for path, key in keys(Settings):
         schema = root
         for name in path.split("."):
             schema = schema["properties"][name]

@@ -89,7 +89,7 @@ BROKEN = [
     ("train.loraDropout", "1", "found 1 (number), expected a number, 0 or more and below 1"),
     ("train.warmupRatio", "true", "found true (boolean), expected a number, 0 or more and below 1"),
     ("eval.validationSplitPercentage", "20", "found 20 (number), expected a number, 0 or more and below 1"),
-    ("waitForPeersMinutes", "-1", "found -1 (number), expected a number, above 0 and 10080 at most"),
+    ("rendezvousTimeoutMinutes", "-1", "found -1 (number), expected a number, above 0 and 10080 at most"),
     (
         "train.loggingSteps",
         "1.5",

@@ -189,7 +189,7 @@ def test_data_that_changes_while_it_is_read(tmp_path: Path) -> None:
 
 def test_instruction_records_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(as_json(*ROWS))
-    with pytest.raises(DataError, match="tooLong is split"):
+    with pytest.raises(DataError, match="overflowStrategy is split"):
         run(tmp_path / "a.json", too_long="split")
 
 

@@ -206,9 +206,9 @@ def test_named_templates_without_a_default(prepared: Prepare) -> None:
     tokenizer = byte_level(eos="<|im_end|>")
     tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
     result = prepared(instructions(3), using=tokenizer, model_name="a-chat-model")
-    assert result.summary.prompt_format == "sections"
+    assert result.summary.prompt_format == "alpaca"
     assert "rag, tool_use" in result.summary.prompt_format_reason
-    assert prepared([CONVERSATION], using=tokenizer).summary.prompt_format == "sections"
+    assert prepared([CONVERSATION], using=tokenizer).summary.prompt_format == "alpaca"
     with pytest.raises(ModelError, match=r"rag, tool_use.*default.*promptFormat"):
         prepared(instructions(3), using=tokenizer, prompt_format="chat")
     assert Asking(tokenizer, None).format == "text"

@@ -34,7 +34,7 @@ def before_answers(segment: Segment) -> list[list[int]]:
     return [segment.input_ids[:start].tolist() for start in starts]
 
 
-@pytest.mark.parametrize("prompt_format", ["sections", "chat"])
+@pytest.mark.parametrize("prompt_format", ["alpaca", "chat"])
 def test_instructions(prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, prompt_format: str) -> None:
     using = chat_tokenizer if prompt_format == "chat" else tokenizer
     rows = instructions(30)
@@ -49,7 +49,7 @@ def test_instructions(prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, pr
             assert [asking.ids(question)] == before_answers(row.segments[0])
 
 
-@pytest.mark.parametrize("prompt_format", ["sections", "chat"])
+@pytest.mark.parametrize("prompt_format", ["alpaca", "chat"])
 @pytest.mark.parametrize("first", [0, 1])
 def test_every_turn_of_a_conversation(
     prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, prompt_format: str, first: int
@@ -59,7 +59,7 @@ def test_every_turn_of_a_conversation(
     row = {"messages": [turn._asdict() for turn in turns]}
     segment = prepared([row], using=using, prompt_format=prompt_format).train[0].segments[0]
     # Conversations have no opening in the chat format; in sections theirs is the one without input.
-    openings = OPENINGS if prompt_format == "sections" else {"with_input": "", "without_input": ""}
+    openings = OPENINGS if prompt_format == "alpaca" else {"with_input": "", "without_input": ""}
     asking = Asking(using, PromptConfig(format=prompt_format, **openings))
     answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
     assert [asking.ids(Messages(turns[:i])) for i in answered] == before_answers(segment)

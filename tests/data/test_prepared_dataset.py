@@ -209,7 +209,7 @@ def test_truncation_cuts_the_prompt_first_and_then_the_answer(prepared: Prepare,
 def test_too_long_can_be_refused(prepared: Prepare, tmp_path: Path) -> None:
     rows = [*ROWS[:2], *({"instruction": "go", "output": f"{i} " + "cat " * 500} for i in range(25))]
     with pytest.raises(DataError) as error:
-        prepared(rows, too_long="refuse")
+        prepared(rows, too_long="error")
     assert len(error.value.problems) == 21
     assert "records.json, row 3: " in error.value.problems[0]
     assert "25" in error.value.problems[-1]
@@ -287,7 +287,7 @@ def test_the_name_is_the_same_in_another_process_and_elsewhere(tmp_path: Path, t
         {"with_validation": False},
         {"prompt_without_input": "Hello."},
         {"loss_on_prompt": True},
-        {"too_long": "refuse"},
+        {"too_long": "error"},
         {"max_samples": 7},
         {"columns": Columns(output="input")},
     ],

@@ -91,9 +91,9 @@ def test_a_conversation_that_the_template_refuses_is_named(prepared: Prepare) ->
     [
         ("meta-llama/Llama-2-7b-chat-hf", CHATML, "chat"),
         ("/models/Qwen-Instruct/", CHATML, "chat"),
-        ("/chat-models/llama", CHATML, "sections"),
-        ("meta-llama/Llama-2-7b-chat-hf", None, "sections"),
-        ("meta-llama/Llama-2-7b", CHATML, "sections"),
+        ("/chat-models/llama", CHATML, "alpaca"),
+        ("meta-llama/Llama-2-7b-chat-hf", None, "alpaca"),
+        ("meta-llama/Llama-2-7b", CHATML, "alpaca"),
     ],
 )
 def test_auto_asks_name_and_tokenizer(

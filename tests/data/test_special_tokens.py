@@ -66,12 +66,12 @@ def rows(text: str) -> dict[str, dict[str, Any]]:
     turns = [Turn("system", text), Turn("user", text), Turn("assistant", text)]
     return {
         "text": {"text": text},
-        "sections": {"instruction": text, "input": text, "output": text},
+        "alpaca": {"instruction": text, "input": text, "output": text},
         "chat": {"messages": [turn._asdict() for turn in turns]},
     }
 
 
-@pytest.mark.parametrize("form", ["text", "sections", "chat"])
+@pytest.mark.parametrize("form", ["text", "alpaca", "chat"])
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_what_a_record_says_never_becomes_a_control_token(prepared: Prepare, kind: str, form: str) -> None:
     tokenizer = TOKENIZERS[kind]()
@@ -87,7 +87,7 @@ def test_what_a_record_says_never_becomes_a_control_token(prepared: Prepare, kin
     assert found
     assert (summary.control_words, other_summary.control_words) == (1, 0)
     plain = tokenizer.decode(row.segments[0].input_ids.tolist(), clean_up_tokenization_spaces=False)
-    assert plain.count(TEXT) == {"text": 1, "sections": 3, "chat": 3}[form]
+    assert plain.count(TEXT) == {"text": 1, "alpaca": 3, "chat": 3}[form]
     assert (row.segments[0].labels >= 0).sum() > len(TEXT) // 4
 
 
@@ -111,7 +111,7 @@ def test_all_else_is_read_as_ever(kind: str) -> None:
 def test_a_model_is_asked_so_too(prepared: Prepare, kind: str) -> None:
     tokenizer = TOKENIZERS[kind]()
     asked = {
-        "sections": (Instruction(TEXT, TEXT, ""), "sections"),
+        "alpaca": (Instruction(TEXT, TEXT, ""), "alpaca"),
         "chat": (Messages((Turn("system", TEXT), Turn("user", TEXT))), "chat"),
     }
     for form, (question, prompt_format) in asked.items():

@@ -217,7 +217,8 @@ class Pods:
 
 def _merged(out: Path, changes: dict[str, Any]) -> dict[str, Any]:
     tree = load([]).settings.to_values()
-    tree |= {"script": str(PROGRAM), "waitForLostMinutes": 0.1, "leaveSeconds": 5, "doEval": False}
+    tree |= {"script": str(PROGRAM), "doEval": False}
+    tree |= {"lostWorkerTimeoutMinutes": 0.1, "shutdownGraceSeconds": 5}
     tree["train"] |= {"outputDir": str(out), "bf16": False, "useIpex": False, "ddpBackend": "gloo"}
     for key, value in changes.items():
         *sections, name = key.split("__")

@@ -32,7 +32,7 @@ def main() -> int:
     ranks = Ranks.from_environment()
     out = Path(settings["train"]["outputDir"])
     try:
-        grace, stall = settings["leaveSeconds"], settings["stallTimeoutMinutes"] * 60
+        grace, stall = settings["shutdownGraceSeconds"], settings["stallTimeoutMinutes"] * 60
         backend = settings["train"]["ddpBackend"]
         joined = join(backend, ranks, 60.0, grace_seconds=grace, stall_seconds=stall)
         with heartbeat.beating(ranks):

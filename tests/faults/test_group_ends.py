@@ -57,7 +57,7 @@ def test_what_only_worker_0_meets_is_told_to_all(job: Make) -> None:
     pods = job(train__datasetName=None, train__dataFile="DATA")
     file = pods.folder / "data.parquet"
     pods.settings_file.write_text(pods.settings_file.read_text().replace("DATA", str(file)))
-    pods.arguments = ["--wait-for-data-minutes", "0.01"]
+    pods.arguments = ["--upload-timeout-minutes", "0.01"]
     file.write_bytes(b"PAR1")
     os.utime(file, (0, 0))
     pods.start(1)
@@ -74,7 +74,7 @@ def test_more_failures_than_allowed_end_the_job_over_all_pods(
 ) -> None:
     """One of the two is the leader's own death: the count is on the volume."""
     monkeypatch.setenv("FAULTS", "1:8:kill!")
-    pods = job(restarts=2, waitForLostMinutes=3)
+    pods = job(restarts=2, lostWorkerTimeoutMinutes=3)
     pods.start()
     pods.until_step(4)
     pods.kill(0)
@@ -88,7 +88,7 @@ def test_more_failures_than_allowed_end_the_job_over_all_pods(
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_drained_pod_leaves_in_order_and_costs_no_restart(job: Make, number: int) -> None:
-    pods = job(waitForLostMinutes=3, restarts=1)
+    pods = job(lostWorkerTimeoutMinutes=3, restarts=1)
     pods.start()
     pods.until_step(random.randint(3, 20))
     pods.drain(number)

@@ -38,7 +38,7 @@ def test_a_killed_rank_is_lost_and_all_go_on_from_the_last_step(job: Make) -> No
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_killed_pod_is_waited_for(job: Make, number: int) -> None:
     """Worker 0 holds the rendezvous: while it is away the other waits for it."""
-    pods = job(waitForLostMinutes=3)
+    pods = job(lostWorkerTimeoutMinutes=3)
     pods.start()
     pods.until_step(random.randint(3, 20))
     pods.kill(number)
@@ -52,7 +52,7 @@ def test_a_killed_pod_is_waited_for(job: Make, number: int) -> None:
 
 def test_a_pod_killed_for_memory_is_named_in_the_next_round(job: Make) -> None:
     """The kernel kills all of a container at once: only its heartbeat is left to tell. It is written here."""
-    pods = job(waitForLostMinutes=3)
+    pods = job(lostWorkerTimeoutMinutes=3)
     pods.start()
     pods.until_step(5)
     os.killpg(pods[1].process.pid, signal.SIGSTOP)  # so that nobody writes it anew
@@ -127,7 +127,7 @@ def test_a_worker_lost_while_rank_0_finishes_alone_costs_nothing(
 
 
 def test_fewer_than_the_least_are_waited_for_and_then_it_is_said(job: Make) -> None:
-    pods = job(2, least=2, waitForPeersMinutes=0.1)
+    pods = job(2, least=2, rendezvousTimeoutMinutes=0.1)
     pods.start(0)
     assert pods.finish(operating=False) == {0: 6}
     assert "1 of 2 workers came within 0.1 min: localhost; at least 2 must" in pods.last_words(0)
@@ -138,7 +138,7 @@ def test_a_link_that_is_cut_is_noticed_within_a_minute(
     nodes: list[Node], job: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEPS", "100000")
-    pods = job(2, waitForLostMinutes=0.05)
+    pods = job(2, lostWorkerTimeoutMinutes=0.05)
     pods.host = nodes[0].address
     for number, node in enumerate(nodes):
         pods.start(number, prefix=node.prefix)

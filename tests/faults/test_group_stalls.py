@@ -29,7 +29,7 @@ def test_a_rank_that_stands_still_is_named_and_the_group_starts_again(
     """It hangs by itself, or is stopped as a whole (SIGSTOP): then it answers nothing at all."""
     monkeypatch.setenv("FAULTS", fault)
     rank = int(fault[0])
-    pods = job(stallTimeoutMinutes=LIMIT_MINUTES, leaveSeconds=2)
+    pods = job(stallTimeoutMinutes=LIMIT_MINUTES, shutdownGraceSeconds=2)
     pods.start()
     assert pods.finish() == {0: 0, 1: 0}
     assert re.search(
@@ -46,7 +46,7 @@ def test_a_rank_without_peers_that_stands_still_is_started_again(
     job: Make, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setenv("FAULTS", fault)
-    pods = job(1, stallTimeoutMinutes=LIMIT_MINUTES, leaveSeconds=2)
+    pods = job(1, stallTimeoutMinutes=LIMIT_MINUTES, shutdownGraceSeconds=2)
     pods.start()
     assert pods.finish() == {0: 0}
     assert "stood still for" in pods.said(0)
@@ -60,7 +60,8 @@ def test_ccl_that_waits_for_a_rank_that_does_nothing_is_ended(
     """With a stand-in for oneCCL's bindings: from the ninth all-reduce on rank 1 sleeps, rank 0 waits."""
     spell = 'calls > 8 and (os.environ["RANK"] == "1") and time.sleep(1000)'
     monkeypatch.setenv("PYTHONPATH", str(write_stand_in(tmp_path / "packages", spell)), prepend=os.pathsep)
-    pods = job(2, train__ddpBackend="ccl", restarts=0, stallTimeoutMinutes=LIMIT_MINUTES, leaveSeconds=2)
+    limits = {"stallTimeoutMinutes": LIMIT_MINUTES, "shutdownGraceSeconds": 2}
+    pods = job(2, train__ddpBackend="ccl", restarts=0, **limits)
     pods.start()
     assert pods.finish() == {0: 6, 1: 6}
     assert "rank 1 on localhost-1 of 2 stood still for 0.15 min" in pods.last_words(0)
@@ -106,7 +107,7 @@ def test_a_training_that_a_rank_held_up_ends_as_if_it_had_not_been(
             "train__maxSteps": 5,
             "doEval": False,
             "stallTimeoutMinutes": LIMIT_MINUTES,
-            "leaveSeconds": 20,
+            "shutdownGraceSeconds": 20,
         }
         return ["run", *assignments(**{**PLAIN, **where})]
 

@@ -19,7 +19,7 @@ def test_a_job_on_avx2_alone(model_folder: Path, data_file: Path, tmp_path: Path
         "train__outputDir": str(out),
         "train__maxSteps": 2,
         "train__bf16": "auto",
-        "eval__generateSamples": 1,
+        "eval__numGeneratedSamples": 1,
         "doQuantize": True,
         "quantize__peftModelDir": str(out),
         "quantize__outputDir": str(tmp_path / "quantized"),

@@ -35,7 +35,7 @@ def test_check_shows_prompts_and_figures_and_writes_nothing(
     assert "all 61 records checked; validation: 0.2 of them" in outcome.text
     assert f"--- {first}, row 1" in outcome.text
     assert "    ### Response:\n    ⟦The red fox runs over the hill. 0</s>⟧" in outcome.text
-    assert "sections: the model's name says neither chat nor instruct" in outcome.text
+    assert "alpaca: the model's name says neither chat nor instruct" in outcome.text
     assert "fewer positions" in outcome.text
     # A record steers no terminal, passes for no line of the log, and does not say itself what is trained on.
     assert r"Say\x1b[2J \u27e7 it." in outcome.text

@@ -73,7 +73,7 @@ def losses(folder: Path) -> list[float]:
 def test_a_run_leaves_a_tuned_adapter_and_its_results(
     run: Run, options: Callable[..., list[str]], model_folder: Path, tmp_path: Path
 ) -> None:
-    outcome = run(*options(train__epochs=3, eval__generateSamples=2, eval__maxNewTokens=8))
+    outcome = run(*options(train__epochs=3, eval__numGeneratedSamples=2, eval__maxNewTokens=8))
     assert outcome.code == 0, outcome.text
     out = tmp_path / "out"
     train, evaluation, everything = (read(out / f"{name}_results.json") for name in ("train", "eval", "all"))
@@ -338,7 +338,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     changes = {**steady, "train__outputDir": str(tmp_path / "killed")}
     killed = options(**changes)
     # Its values come from a pipe, and it starts itself again with another allocator.
-    (tmp_path / "killed.yaml").write_text(values(**changes, train__speed__allocator="auto"))
+    (tmp_path / "killed.yaml").write_text(values(**changes, train__optimizations__memoryAllocator="auto"))
     with (tmp_path / "killed.yaml").open() as piped:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPTS / "finetune.py"), "run", "-f", "-"],

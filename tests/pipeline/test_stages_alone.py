@@ -41,7 +41,7 @@ def arguments(model_folder: Path, data_file: Path) -> Callable[..., list[str]]:
             "train__maxSteps": 2,
             "train__saveStrategy": "no",
             "train__loraDropout": 0.1,
-            "eval__generateSamples": 1,
+            "eval__numGeneratedSamples": 1,
             "quantize__outputDir": str(place / "quantized"),
             "quantize__woqBits": 4,
             "quantize__woqGroupSize": 16,

@@ -35,7 +35,7 @@ def quantize(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Any:
             "train__outputDir": str(folder / "out"),
             "train__bf16": "auto",
             "train__useIpex": False,
-            "eval__generateSamples": 0,
+            "eval__numGeneratedSamples": 0,
             "quantize__peftModelDir": None,
             "quantize__outputDir": str(folder / "quantized"),
             **{f"quantize__{key}": value for key, value in quantize.items()},

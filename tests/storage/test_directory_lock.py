@@ -23,7 +23,7 @@ def test_a_command_that_is_started_twice_runs_once(
     options = ["run", *assignments(**{**values, **PLAIN})]
     first = warm.start(options, in_step(3, "waits"))
     reached(*first)
-    hasty = warm.run([*options, *assignments(waitForLostMinutes=0.001)])
+    hasty = warm.run([*options, *assignments(lostWorkerTimeoutMinutes=0.001)])
     assert hasty.code == 128
     assert f"another run works in {tmp_path / 'out'}: process {first[0].pid} on " in hasty.text
     second = warm.start(options)
@@ -58,7 +58,7 @@ def test_two_runs_that_would_quantize_into_one_folder_take_turns(
     reached(*first)
     (tmp_path / "link").symlink_to(quantized)  # the same folder by another name
     other = {"train__outputDir": str(tmp_path / "two"), "quantize__outputDir": str(tmp_path / "link")}
-    hasty = warm.run(["run", *assignments(**{**values, **other}, waitForLostMinutes=0.001)])
+    hasty = warm.run(["run", *assignments(**{**values, **other}, lostWorkerTimeoutMinutes=0.001)])
     assert hasty.code == 128
     assert f"another run works in {quantized}: process {first[0].pid} on " in hasty.text
     assert "(distributed.quantize.outputDir)" in hasty.text

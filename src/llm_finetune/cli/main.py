@@ -172,8 +172,9 @@ def worker(
     settings: Annotated[Path, typer.Option(metavar="FILE", help="The merged settings, mounted.")],
     volume: Annotated[Path, typer.Option(help="Where the volume is mounted.")],
     wait_for_workers: Annotated[int, typer.Option(min=1, help="Workers that the first round waits for.")] = 1,
-    wait_for_data_minutes: Annotated[
-        float, typer.Option(min=0, help="How long to wait for data and model that are not there yet.")
+    upload_timeout_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="How long to wait for data and models that are not on the volume yet."),
     ] = 60.0,
     data_pod: Annotated[str, typer.Option(help="The pod through which data is copied.")] = "",
     namespace: Annotated[str, typer.Option(help="The release's namespace.")] = "",
@@ -186,7 +187,7 @@ def worker(
     from llm_finetune.launcher import worker as launcher
 
     options = launcher.Options(
-        settings, volume, wait_for_workers, wait_for_data_minutes, data_pod, namespace, grace_seconds
+        settings, volume, wait_for_workers, upload_timeout_minutes, data_pod, namespace, grace_seconds
     )
     raise typer.Exit(pid1.under_init(lambda: launcher.work(options), launcher.was_killed))
 

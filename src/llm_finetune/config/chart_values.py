@@ -13,7 +13,7 @@ from llm_finetune.config.helm.yaml import read_yaml
 # In the schema alone: Helm's own section, and one that stands in older values files.
 NOT_IN_VALUES = ("global", "metadata")
 _KEY = re.compile(r"(?P<indent> *)(?P<name>\w+):")
-_COMMENT = re.compile(r" *# (?P<begin>-- (\((?P<kind>[a-z ]+)\) )?)?(?P<text>.*)")
+_COMMENT = re.compile(r" *# (?P<begin>-- (\((?P<kind>[a-z ]+)\) )?(\[was (?P<was>[\w.]+)\] )?)?(?P<text>.*)")
 _KINDS = {bool: "bool", int: "int", float: "float", str: "string", list: "list", dict: "map"}
 
 
@@ -26,12 +26,14 @@ class ChartKey:
         kind: the word for its type in tables.
         default: what values.yaml says.
         meaning: the comment above it, that begins with `--`.
+        was: an earlier name that still works, from the comment's `[was …]`.
     """
 
     path: str
     kind: str
     default: Any
     meaning: str
+    was: str | None = None
 
 
 def read_keys(text: str) -> list[ChartKey]:
@@ -43,13 +45,13 @@ def read_keys(text: str) -> list[ChartKey]:
     values = read_yaml(text.encode()).values
     keys: list[ChartKey] = []
     above: list[str] = []
-    kind: str | None = None
+    kind = was = None
     meaning = ""
     inside: int | None = None  # the indent of a key whose value is a mapping of the user's
     for line in text.splitlines():
         comment, key = _COMMENT.match(line), _KEY.match(line)
         if comment:
-            kind, meaning = _continued(kind, meaning, comment)
+            kind, was, meaning = _continued(kind, was, meaning, comment)
         elif key:
             depth = len(key["indent"]) // 2
             if inside is not None and depth > inside:
@@ -58,19 +60,22 @@ def read_keys(text: str) -> list[ChartKey]:
             inside = depth if meaning else None
             default = _value(values, above)
             if meaning:
-                keys.append(ChartKey(".".join(above), kind or _KINDS[type(default)], default, meaning))
+                kind = kind or _KINDS[type(default)]
+                keys.append(ChartKey(".".join(above), kind, default, meaning, was))
             elif not isinstance(default, dict):
                 raise ValueError(f"values.yaml: {'.'.join(above)}: no comment that begins with `# --`")
-            kind, meaning = None, ""
+            kind, was, meaning = None, None, ""
         else:
-            kind, meaning = None, ""
+            kind, was, meaning = None, None, ""
     return keys
 
 
-def _continued(kind: str | None, meaning: str, comment: re.Match[str]) -> tuple[str | None, str]:
+def _continued(
+    kind: str | None, was: str | None, meaning: str, comment: re.Match[str]
+) -> tuple[str | None, str | None, str]:
     if comment["begin"]:
-        return comment["kind"], comment["text"]
-    return kind, f"{meaning} {comment['text']}" if meaning else ""
+        return comment["kind"], comment["was"], comment["text"]
+    return kind, was, f"{meaning} {comment['text']}" if meaning else ""
 
 
 def _value(values: Any, path: list[str]) -> Any:

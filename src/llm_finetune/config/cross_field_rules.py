@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from llm_finetune.config.schema import Settings
 
 
+SHARE, FRACTION = ("eval", "validationSplitPercentage"), ("eval", "validationFraction")
+SHARE_DEFAULT = 0.2  # what the chart says, which says nothing of what the user wants
+SHARE_TWICE = Problem(
+    "eval.validationSplitPercentage is the same under its older name, and both are set; write only one",
+    (FRACTION, SHARE),
+)
+
+
 def broken(settings: Settings) -> Iterator[Problem]:
     """The rules that these settings break. A problem's first key is the one to change."""
     yield from _data(settings)
@@ -37,12 +45,14 @@ def _data(settings: Settings) -> Iterator[Problem]:
             "train.datasetName",
             "train.dataFile",
         )
-    no_validation = evaluation.validation_split_percentage == 0 and not evaluation.data_file
+    if evaluation.validation_fraction is not None and evaluation.validation_split_percentage != SHARE_DEFAULT:
+        yield SHARE_TWICE
+    no_validation = evaluation.validation_share == 0 and not evaluation.data_file
     if settings.do_eval and train.data_file and not train.dataset_name and no_validation:
         yield _problem(
             "found 0, so nothing is left to evaluate on; write a share such as 0.2, set eval.dataFile, "
             "or write `doEval: false`",
-            "eval.validationSplitPercentage",
+            ".".join(SHARE if evaluation.validation_fraction is None else FRACTION),
             "eval.dataFile",
             "train.dataFile",
             "doEval",

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -51,12 +51,16 @@ class Key:
         default: what the chart's values.yaml says. A key that was removed does not get it back.
         description: one sentence for the user.
         none: what an absent key means; without it, the key must be there.
+        was: the path of an earlier name in `distributed`, which still works; see `renamed`.
+        was_values: earlier words for some of its values, and the words for them now.
     """
 
     kind: Kind
     default: Any
     description: str
     none: str | None = None
+    was: str | None = None
+    was_values: Mapping[str, str] | None = None
 
     def read(self, value: Any) -> Any:
         """Return the value as the program uses it.
@@ -101,11 +105,27 @@ class Section(BaseModel):
         return entries
 
 
-def key(kind: Kind, default: Any, description: str, none: str | None = None) -> Any:
+def key(
+    kind: Kind,
+    default: Any,
+    description: str,
+    none: str | None = None,
+    was: str | None = None,
+    was_values: Mapping[str, str] | None = None,
+) -> Any:
     """A field of a section; see `Key`. It has no default for pydantic: an absent key is None."""
-    field: Any = Field()
-    field.metadata.append(Key(kind, default, description, none))
-    return field
+    declared: Any = Field()
+    declared.metadata.append(Key(kind, default, description, none, was, was_values))
+    return declared
+
+
+def keys(section: type[Section], above: str = "") -> Iterator[tuple[str, Key]]:
+    """The keys of a section and of the sections in it, by their dotted paths."""
+    for name, entry in section.entries().items():
+        if isinstance(entry, Key):
+            yield above + name, entry
+        else:
+            yield from keys(entry, f"{above}{name}.")
 
 
 def shown(value: Any) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from llm_finetune.config import cross_field_rules, validation
+from llm_finetune.config import cross_field_rules, renamed, validation
+from llm_finetune.config.cross_field_rules import SHARE_TWICE
 from llm_finetune.config.helm.merge import CHART, Values, chart_values, merge
 from llm_finetune.config.schema import Settings
 from llm_finetune.errors import SettingsError
@@ -45,16 +48,17 @@ def load(
     chart = chart_values()
     values = merge(chart, files, set_json, set_values, set_strings)
     problems = [*values.problems, *islice(_unknown_sections(values, [*chart, GLOBAL]), MOST_LINES + 1)]
-    tree = values.tree.get(validation.ROOT)
+    tree, warnings, given_twice = _under_current_names(values)
+    problems += given_twice
     # What an unreadable file would have set is not known, so what holds between keys cannot be asked.
-    between = cross_field_rules.broken if not values.problems else lambda settings: iter(())
+    between = partial(_between, values) if not values.problems else lambda settings: iter(())
     try:
         settings = validation.read(Settings, tree, values.origin, between)
     except SettingsError as error:
         problems += error.problems
     if problems:
         raise SettingsError(_bounded(problems))
-    return Loaded(settings, _bounded([*_warnings(values), *values.remarks]))
+    return Loaded(settings, _bounded([*warnings, *_warnings(values), *values.remarks]))
 
 
 def load_merged(file: Path) -> Loaded:
@@ -72,7 +76,42 @@ def load_merged(file: Path) -> Loaded:
         ) from error
     if not isinstance(tree, dict) or set(tree) != {validation.ROOT}:
         raise SettingsError(f"{file}: expected one section, {validation.ROOT}, and nothing beside it")
-    return Loaded(Settings.from_values(tree[validation.ROOT], str(file)), [])
+    current = renamed.current(Settings, tree[validation.ROOT], validation.ROOT)
+    if current.problems:
+        raise SettingsError([f"{file}: {_dotted(old)}: {text}" for old, text in current.problems])
+    settings = Settings.from_values(current.tree, str(file))
+    return Loaded(settings, [line for _, line in current.warnings])
+
+
+def _under_current_names(values: Values) -> tuple[Any, list[str], list[str]]:
+    """The section, warnings of its earlier names, and problems where both names are given."""
+    current = renamed.current(
+        Settings,
+        values.tree.get(validation.ROOT),
+        validation.ROOT,
+        lambda path, key, value: values.origin((validation.ROOT, *path)) != CHART,
+    )
+    warnings = [f"{values.origin((validation.ROOT, *path))}: {line}" for path, line in current.warnings]
+    problems = [
+        f"{values.origin((validation.ROOT, *old))}: {_dotted(old)}: {text}" for old, text in current.problems
+    ]
+    for new, old in current.moved.items():
+        # An error about the value names the key as it was written, too.
+        values.record([(validation.ROOT, *new)], f"{values.origin((validation.ROOT, *old))} ({_dotted(old)})")
+    return current.tree, warnings, problems
+
+
+def _between(values: Values, settings: Settings) -> Iterator[validation.Problem]:
+    """What is wrong between keys; of two for one thing also where one says what the chart says."""
+    broken = list(cross_field_rules.broken(settings))
+    is_given = values.origin((validation.ROOT, *cross_field_rules.SHARE)) != CHART
+    if settings.eval.validation_fraction is not None and is_given and SHARE_TWICE not in broken:
+        broken.append(SHARE_TWICE)
+    yield from broken
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    return ".".join((validation.ROOT, *path))
 
 
 def _bounded(lines: list[str]) -> list[str]:

@@ -46,23 +46,38 @@ SCHEDULERS = (
 )
 
 
-class SpeedSettings(Section):
-    """`distributed.train.speed`: what is done another way than the model does, with equal results."""
+class OptimizationSettings(Section):
+    """`distributed.train.optimizations`: faster ways to compute what the model computes."""
 
-    attention: Switch = key(
-        choice("auto", "on", "off"), "auto", "Attention record by record, as matrix products of like lengths."
+    packed_attention: Switch = key(
+        choice("auto", "on", "off"),
+        "auto",
+        "Compute attention record by record, in batches of equal length.",
+        was="train.speed.attention",
     )
-    head: Switch = key(
-        choice("auto", "on", "off"), "auto", "Output head and loss in chunks: logits never whole in memory."
+    fused_cross_entropy: Switch = key(
+        choice("auto", "on", "off"),
+        "auto",
+        "Compute output head and loss in chunks, without the full logits in memory.",
+        was="train.speed.head",
     )
-    layers: Switch = key(
-        choice("auto", "on", "off"), "auto", "Norms, rotary embeddings and gates as single compiled passes."
+    fused_layers: Switch = key(
+        choice("auto", "on", "off"),
+        "auto",
+        "Compute norms, rotary embeddings and gates in single compiled passes.",
+        was="train.speed.layers",
     )
-    adapters: Switch = key(
-        choice("auto", "on", "off"), "auto", "A LoRA adapter in one step with the layer beneath it."
+    fused_lora: Switch = key(
+        choice("auto", "on", "off"),
+        "auto",
+        "Compute a LoRA adapter and its base layer in one step.",
+        was="train.speed.adapters",
     )
-    allocator: Switch = key(
-        choice("auto", "on", "off"), "auto", "tcmalloc in place of the system's memory allocator."
+    memory_allocator: Switch = key(
+        choice("auto", "on", "off"),
+        "auto",
+        "Use tcmalloc instead of the system's memory allocator.",
+        was="train.speed.allocator",
     )
 
 
@@ -105,11 +120,12 @@ class TrainSettings(Section):
         text(), None, "Column that holds the messages of a conversation.", none="messages"
     )
     text_column_name: str | None = key(text(), None, "Column that holds plain text.", none="text")
-    prompt_format: Literal["auto", "sections", "chat"] = key(
-        choice("auto", "sections", "chat"),
+    prompt_format: Literal["auto", "alpaca", "chat"] = key(
+        choice("auto", "alpaca", "chat"),
         "auto",
-        "Sections of the project's own, or the tokenizer's chat template; auto: the template for chat models "
-        "and for conversations.",
+        "Prompt format: Alpaca's sections, or the tokenizer's chat template; auto uses the template for chat "
+        "models and for conversations.",
+        was_values={"sections": "alpaca"},
     )
     prompt_with_input: str | None = key(
         text(), WITH_INPUT, "Opening of the prompt where the record has an input.", none="no opening"
@@ -117,13 +133,21 @@ class TrainSettings(Section):
     prompt_without_input: str | None = key(
         text(), WITHOUT_INPUT, "Opening of the prompt where the record has no input.", none="no opening"
     )
-    loss_on_prompt: bool = key(flag(), False, "Train on the prompt too, not only on the answer.")
+    train_on_prompt: bool = key(
+        flag(),
+        False,
+        "Compute the loss on the prompt too, not only on the answer.",
+        was="train.lossOnPrompt",
+    )
     mask_history: bool = key(flag(), False, "Of a conversation, train on the last answer only, not on each.")
     max_seq_length: int = key(whole(8), 512, "Tokens in a sequence; not more than the model's context.")
-    too_long: Literal["auto", "truncate", "split", "refuse"] = key(
-        choice("auto", "truncate", "split", "refuse"),
+    overflow_strategy: Literal["auto", "truncate", "split", "error"] = key(
+        choice("auto", "truncate", "split", "error"),
         "auto",
-        "Records over maxSeqLength: cut the prompt's left, split, or refuse; auto: split text, cut others.",
+        "Records longer than maxSeqLength: truncate (the prompt first, from the left), split, or fail; auto "
+        "splits plain text and truncates the rest.",
+        was="train.tooLong",
+        was_values={"refuse": "error"},
     )
     dataset_concatenation: bool = key(
         flag(), True, "Pack several whole records into one sequence, where the model keeps them apart."
@@ -135,10 +159,11 @@ class TrainSettings(Section):
     gradient_accumulation_steps: int = key(whole(1), 1, "Forward passes that make one optimizer step.")
     epochs: int = key(whole(1), 1, "Passes over the training records.")
     max_steps: int = key(whole(1, also=-1), -1, "Optimizer steps, in place of epochs; -1: epochs count.")
-    keep_effective_batch: bool = key(
+    require_constant_batch_size: bool = key(
         flag(),
         False,
-        "Refuse to go on with another number of processes that cannot share out a step's sequences evenly.",
+        "Fail instead of resuming with a number of processes that does not divide a step's sequences evenly.",
+        was="train.keepEffectiveBatch",
     )
     learning_rate: float = key(number(above=0), 2e-5, "Learning rate at its highest.")
     lr_scheduler: str = key(choice(*SCHEDULERS), "linear", "Course of the learning rate.")
@@ -162,11 +187,12 @@ class TrainSettings(Section):
     )
     save_strategy: Steps = key(choice("no", "steps", "epoch"), "epoch", "When checkpoints are written.")
     save_steps: int = key(whole(1), 500, "Steps between checkpoints, with saveStrategy steps.")
-    save_minutes: float | None = key(
+    save_interval_minutes: float | None = key(
         number(above=0),
         30.0,
         "Minutes from one checkpoint to the next at most, unless saveStrategy is no.",
         none="saveStrategy alone counts",
+        was="train.saveMinutes",
     )
     save_total_limit: int | None = key(
         whole(1), 2, "Checkpoints to keep; older ones are deleted.", none="all"
@@ -213,7 +239,7 @@ class TrainSettings(Section):
     )
     use_rslora: bool = key(flag(), False, "rsLoRA: divide loraAlpha by the root of the rank.")
     use_dora: bool = key(flag(), False, "DoRA: train magnitude and direction apart; slower.")
-    speed: SpeedSettings
+    optimizations: OptimizationSettings
 
 
 class EvalSettings(Section):
@@ -228,13 +254,25 @@ class EvalSettings(Section):
     validation_split_percentage: float = key(
         number(at_least=0, below=1),
         0.2,
-        "Share of the training records kept for validation where there are no others; 0.2 is a fifth.",
+        "Fraction (not percentage) of the training records to hold out for validation where there are no "
+        "other validation records; 0.2 is a fifth.",
+    )
+    validation_fraction: float | None = key(
+        number(at_least=0, below=1),
+        None,
+        "The same under a better name; set only one of the two.",
+        none="validationSplitPercentage counts",
     )
     max_samples: int | None = key(whole(1), None, "Validate on the first so many records.", none="all")
     per_device_batch_size: int = key(whole(1, 65536), 8, "Sequences per process in one forward pass.")
-    base: bool = key(flag(), True, "Evaluate the untuned model too, to compare.")
-    generate_samples: int = key(
-        whole(0), 8, "Answer the first so many validation prompts, base and tuned side by side; 0: none."
+    evaluate_base_model: bool = key(
+        flag(), True, "Evaluate the base model too, for comparison.", was="eval.base"
+    )
+    num_generated_samples: int = key(
+        whole(0),
+        8,
+        "Number of validation prompts that the base and the tuned model answer, side by side; 0: none.",
+        was="eval.generateSamples",
     )
     max_new_tokens: int = key(whole(1), 128, "Tokens of such an answer at most.")
     strategy: Steps = key(
@@ -247,6 +285,12 @@ class EvalSettings(Section):
     early_stopping_patience: int = key(
         whole(0), 0, "Stop after so many evaluations without a lower loss; 0: never."
     )
+
+    @property
+    def validation_share(self) -> float:
+        """The fraction held out, by whichever of its two keys says so."""
+        fraction = self.validation_fraction
+        return self.validation_split_percentage if fraction is None else fraction
 
 
 class QuantizeSettings(Section):
@@ -292,28 +336,35 @@ class Settings(Section):
     )
     workers: int = key(whole(1), 4, "Worker pods.")
     processes_per_worker: int = key(whole(1, 1024), 1, "Processes in each worker; they share out its cores.")
-    wait_for_peers_minutes: float = key(
-        number(above=0, at_most=WEEK_MINUTES), 10.0, "How long a process waits for the others to join."
+    rendezvous_timeout_minutes: float = key(
+        number(above=0, at_most=WEEK_MINUTES),
+        10.0,
+        "How long a process waits for the others to join.",
+        was="waitForPeersMinutes",
     )
-    wait_for_lost_minutes: float = key(
+    lost_worker_timeout_minutes: float = key(
         number(above=0, at_most=WEEK_MINUTES),
         2.0,
-        "How long the others wait for a lost worker before they go on without it, with minReplicas or more.",
+        "How long the others wait for a lost worker before they continue without it, if at least minReplicas "
+        "remain.",
+        was="waitForLostMinutes",
     )
-    leave_seconds: float = key(
+    shutdown_grace_seconds: float = key(
         number(above=0, at_most=DAY_SECONDS),
         60.0,
-        "How long a process may hang after another one failed, before it is ended; with ccl all hang.",
+        "How long a process may hang after another one failed before it is killed; with ccl all of them do.",
+        was="leaveSeconds",
     )
     stall_timeout_minutes: float = key(
         number(above=0, at_most=WEEK_MINUTES),
         10.0,
-        "How long a process may live and do nothing while the others wait, before the group starts again.",
+        "How long a process may be alive without progress while the others wait, before all are restarted.",
     )
-    wait_for_preparation_minutes: float = key(
+    preparation_timeout_minutes: float = key(
         number(above=0, at_most=WEEK_MINUTES),
         240.0,
-        "How long the others wait while the first process downloads and prepares.",
+        "How long the others wait while the first process downloads models and data and prepares them.",
+        was="waitForPreparationMinutes",
     )
     model_name_or_path: str = key(
         path(), "meta-llama/Llama-2-7b-chat-hf", "Base model: its name on the Hugging Face Hub, or a folder."

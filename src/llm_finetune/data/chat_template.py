@@ -129,7 +129,7 @@ class ChatPrompt:
         try:
             return "be brief" in self._one(probe, True)
         except StoppedError as error:
-            raise ModelError(f"{error}: it cannot be used. Set promptFormat to sections.") from error
+            raise ModelError(f"{error}: it cannot be used. Set promptFormat to alpaca.") from error
         except InvalidRecordError:
             return False
 
@@ -187,7 +187,7 @@ def _squeezed(text: str) -> str:
 def _left_out(said: str, text: str) -> str:
     return (
         f"the tokenizer's chat template leaves the answer out: the record says {_shown(said)}, the template "
-        f"writes {_shown(text)}. Set promptFormat to sections, or mend the template"
+        f"writes {_shown(text)}. Set promptFormat to alpaca, or mend the template"
     )
 
 

@@ -41,7 +41,7 @@ class Asking:
     @property
     def stop(self) -> tuple[str, ...]:
         """What only the asking side writes: an answer that goes on with it has ended."""
-        return ("\n\n### Instruction:",) if self.format == "sections" else ()
+        return ("\n\n### Instruction:",) if self.format == "alpaca" else ()
 
     def ids(self, record: Record) -> list[int]:
         """The tokens up to the answer.

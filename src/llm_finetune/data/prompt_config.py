@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator
 
 from llm_finetune.errors import ModelError
 from llm_finetune.storage.result import Result
 
-ModelPromptFormat = Literal["sections", "chat", "text"]
+ModelPromptFormat = Literal["alpaca", "chat", "text"]
+
+
+def _current(prompt_format: Any) -> Any:
+    """An earlier release called the Alpaca format sections."""
+    return "alpaca" if prompt_format == "sections" else prompt_format
 
 
 class PromptConfig(Result):
     """The form of a model's prompts.
 
     Attributes:
-        format: sections, chat or text.
+        format: alpaca, chat or text.
         with_input, without_input: what comes before an instruction with an input, and before one without.
     """
 
     file_name = "prompt_config.json"
     former_name = "prompt.json"
 
-    format: ModelPromptFormat
+    format: Annotated[ModelPromptFormat, BeforeValidator(_current)]
     with_input: str
     without_input: str
 

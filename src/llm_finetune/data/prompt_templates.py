@@ -11,7 +11,7 @@ from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, 
 from llm_finetune.data.records import DataType, Instruction, InvalidRecordError, Record, Text, Turn
 from llm_finetune.errors import ModelError
 
-PromptFormat = Literal["auto", "sections", "chat"]
+PromptFormat = Literal["auto", "alpaca", "chat"]
 
 
 class Prompt(Protocol):
@@ -43,7 +43,7 @@ class Prompt(Protocol):
 
 
 def prompt_of(
-    prompt_format: Literal["sections", "chat", "text"],
+    prompt_format: Literal["alpaca", "chat", "text"],
     openings: Openings,
     eos: str,
     tokenizer: Any,
@@ -64,7 +64,7 @@ def prompt_of(
 
 def choose_format(
     wanted: PromptFormat, model_name: str, tokenizer: Any, data_type: DataType = "instruction"
-) -> tuple[Literal["sections", "chat"], str]:
+) -> tuple[Literal["alpaca", "chat"], str]:
     """The format, and why it was chosen.
 
     Raises:
@@ -74,18 +74,18 @@ def choose_format(
     if wanted == "chat" and has_none:
         raise ModelError(
             f"promptFormat is chat, but the tokenizer of {model_name or 'the model'} {has_none}. "
-            "Set promptFormat to sections."
+            "Set promptFormat to alpaca."
         )
     if wanted != "auto":
         return wanted, "as promptFormat says"
     if data_type == "messages":
         if has_none:
-            return "sections", f"the tokenizer {has_none}"
+            return "alpaca", f"the tokenizer {has_none}"
         return "chat", "the records are conversations, and the tokenizer has a template for them"
     if not re.search("chat|instruct", model_name.rstrip("/").rpartition("/")[2], re.IGNORECASE):
-        return "sections", "the model's name says neither chat nor instruct"
+        return "alpaca", "the model's name says neither chat nor instruct"
     if has_none:
-        return "sections", f"the tokenizer {has_none}"
+        return "alpaca", f"the tokenizer {has_none}"
     return "chat", "the model's name says chat or instruct, and its tokenizer has a template"
 
 

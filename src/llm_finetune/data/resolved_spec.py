@@ -29,9 +29,9 @@ class Recipe:
     plan: PreparePlan
     catalog: Catalog
     schema: Schema
-    prompt_format: Literal["sections", "chat", "text"]
+    prompt_format: Literal["alpaca", "chat", "text"]
     prompt_format_reason: str
-    too_long: Literal["truncate", "split", "refuse"]
+    too_long: Literal["truncate", "split", "error"]
 
     def fingerprint(self, tokenizer: Any) -> str:
         """A name for all that decides the prepared set's content."""
@@ -67,8 +67,8 @@ def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
         return Recipe(plan, catalog, schema, "text", "plain text has no prompt", _too_long(plan, "split"))
     if plan.too_long == "split":
         raise DataError(
-            f"tooLong is split, but the records are of type {schema.type}: a piece without its prompt would "
-            "teach nothing. Choose truncate or refuse."
+            f"overflowStrategy is split, but the records are of type {schema.type}: a piece without its "
+            "prompt would teach nothing. Choose truncate or error."
         )
     prompt_format, reason = choose_format(plan.prompt_format, plan.model_name, tokenizer, schema.type)
     return Recipe(plan, catalog, schema, prompt_format, reason, _too_long(plan, "truncate"))
@@ -83,7 +83,7 @@ def _check(tokenizer: Any) -> None:
 
 def _too_long(
     plan: PreparePlan, automatic: Literal["truncate", "split"]
-) -> Literal["truncate", "split", "refuse"]:
+) -> Literal["truncate", "split", "error"]:
     return automatic if plan.too_long == "auto" else plan.too_long
 
 

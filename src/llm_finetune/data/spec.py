@@ -29,7 +29,7 @@ class PreparePlan:
         prompt_without_input: opening of the prompt of a record that has none.
         max_length: tokens a row holds at most.
         too_long: what happens to a longer record. `truncate` cuts the prompt's left, then the answer's end;
-            `split` cuts text into consecutive pieces; `refuse` is an error; `auto` is split for text,
+            `split` cuts text into consecutive pieces; `error` stops; `auto` is split for text,
             truncate otherwise.
         packing: put several records into one row.
         loss_on_prompt: train on the prompt as well.

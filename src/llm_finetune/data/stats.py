@@ -56,7 +56,7 @@ class Summary:
     """The whole set.
 
     Attributes:
-        prompt_format: sections, chat or text.
+        prompt_format: alpaca, chat or text.
         prompt_format_reason: why, in words.
         validation_from: where the validation records come from, in words.
         kept_for_validation_only: training records left out since they are validation records as well.

@@ -88,10 +88,11 @@ class Sequencer:
                 problems.add(f"{where(files, place[0])}: {sequence}")
                 continue
             length = len(sequence.input_ids)
-            if length > recipe.plan.max_length and recipe.too_long == "refuse":
+            if length > recipe.plan.max_length and recipe.too_long == "error":
                 problems.add(
                     f"{where(files, place[0])}: {length:,} tokens, and maxSeqLength is "
-                    f"{recipe.plan.max_length:,}. Raise it, shorten the record, or let tooLong be auto."
+                    f"{recipe.plan.max_length:,}. Raise it, shorten the record, or let "
+                    "overflowStrategy be auto."
                 )
                 continue
             fitted = self._fit(sequence)

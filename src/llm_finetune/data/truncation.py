@@ -8,7 +8,7 @@ import numpy as np
 
 from llm_finetune.data.tokenization import TokenSequence
 
-TooLong = Literal["auto", "truncate", "split", "refuse"]
+TooLong = Literal["auto", "truncate", "split", "error"]
 
 
 class Fitted(NamedTuple):

@@ -33,7 +33,7 @@ def held_out(hashes: Hashes, share: float) -> Chosen:
         raise DataError(
             f"{len(distinct)} different records cannot be split: {share:g} of them for validation would be "
             f"{count} there and {len(distinct) - count} to train on. Give more records, another "
-            "validationSplitPercentage (0: no validation), or a validation file."
+            "validationFraction (0: no validation), or a validation file."
         )
     chosen: Chosen = hashes <= distinct[count - 1]
     return chosen

@@ -47,13 +47,13 @@ def evaluate_model(
     if not math.isfinite(loss.loss):
         raise _not_finite(name, loss.loss)
     log.info("%s model: validation loss %.4f, perplexity %.4g", name, loss.loss, loss.perplexity)
-    if not group.ranks.is_main_process or not settings.generate_samples:
+    if not group.ranks.is_main_process or not settings.num_generated_samples:
         return ModelEvaluation(loss=loss, samples=[])
     samples = sample_answers(
         model,
         tokenizer,
         validation,
-        count=settings.generate_samples,
+        count=settings.num_generated_samples,
         max_new_tokens=settings.max_new_tokens,
         batch_size=batch_size,
         precision=precision,

@@ -28,7 +28,7 @@ def sample_answers(
 
     Args:
         split: records with a prompt before their answer, of which the answer alone is trained on; others
-            (plain text, or with lossOnPrompt) do not say where an answer begins and are passed over.
+            (plain text, or with trainOnPrompt) do not say where an answer begins and are passed over.
         count: records to look at.
         max_new_tokens: tokens of an answer at most.
         batch_size: prompts that are answered at once.

@@ -47,8 +47,8 @@ def wanted(switch: str, environment: Mapping[str, str], root: Path = Path("/")) 
         return {"LD_PRELOAD": ":".join(filter(None, [str(library), preloaded]))}
     if switch == "on":
         raise SettingsError(
-            f"distributed.train.speed.allocator: found on, but tcmalloc is not installed; {HOW_TO_GET}, "
-            "or write auto"
+            "distributed.train.optimizations.memoryAllocator: found on, but tcmalloc is not installed; "
+            f"{HOW_TO_GET}, or write auto"
         )
     if "glibc.malloc" in tuned:
         return {}

@@ -40,7 +40,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     configure(settings.log_level, ranks.rank)
     processes = ranks.size if launched() else settings.processes_per_worker
     check_machine(settings, processes)
-    better_allocator = allocator.wanted(settings.train.speed.allocator, os.environ)
+    better_allocator = allocator.wanted(settings.train.optimizations.memory_allocator, os.environ)
     is_rank = launched() or processes == 1
     if is_rank and not check:
         with handing_on(loaded):
@@ -72,7 +72,7 @@ def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
             from llm_finetune.pipeline import pipeline
             from llm_finetune.stages import STAGES
 
-        deadline, grace = settings.wait_for_peers_minutes * 60, settings.leave_seconds
+        deadline, grace = settings.rendezvous_timeout_minutes * 60, settings.shutdown_grace_seconds
         stall = settings.stall_timeout_minutes * 60
         joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace, stall_seconds=stall)
         with heartbeat.beating(ranks):

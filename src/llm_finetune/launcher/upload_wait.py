@@ -99,7 +99,7 @@ def _await(one: Awaited, end: float, minutes: float, copying: Copying) -> None:
                     )
         now = time.monotonic()
         if now >= end:
-            what = f"{one.key}: {one.path} {state}, after {minutes:g} min (storage.waitForDataMinutes)"
+            what = f"{one.key}: {one.path} {state}, after {minutes:g} min (storage.uploadTimeoutMinutes)"
             raise one.error([what, _run(one, copying)])
         if now - told >= NEWS_SECONDS:
             told = now

@@ -46,7 +46,7 @@ class Options:
     settings_file: Path
     volume: Path
     wait_for_workers: int
-    wait_for_data_minutes: float
+    upload_timeout_minutes: float
     data_pod: str
     namespace: str
     grace_seconds: float
@@ -82,7 +82,7 @@ def _work(options: Options) -> Outcome:
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
     signs = PodHeartbeats(Path(settings.train.output_dir) / STATE)
     leader = _leader(settings, options, place, digest, signs) if place.leads else None
-    patience, stall = settings.wait_for_peers_minutes * 60, settings.stall_timeout_minutes * 60
+    patience, stall = settings.rendezvous_timeout_minutes * 60, settings.stall_timeout_minutes * 60
     member = CoordinatorClient(place.name, place.endpoint, digest, patience, stall)
     ld_preload.drop_missing()
     cores, processes = available_cores(), settings.processes_per_worker
@@ -90,7 +90,7 @@ def _work(options: Options) -> Outcome:
     log.info("%s: %d cores, %s threads for each of %d processes", place.name, cores, threads, processes)
     wanted, copying = awaited_on(options.volume, settings), Copying(options.data_pod, options.namespace)
     try:
-        await_all(wanted, options.wait_for_data_minutes, copying)
+        await_all(wanted, options.upload_timeout_minutes, copying)
         while isinstance(word := member.next(), Round):
             member.report(_part_in(word, member, signs, settings, options))
         ending = word
@@ -169,8 +169,8 @@ def _leader(
         wanted=options.wait_for_workers,
         least=min(place.least, options.wait_for_workers),
         most=max(place.most, options.wait_for_workers),
-        patience_seconds=settings.wait_for_peers_minutes * 60,
-        lost_seconds=settings.wait_for_lost_minutes * 60,
+        patience_seconds=settings.rendezvous_timeout_minutes * 60,
+        lost_seconds=settings.lost_worker_timeout_minutes * 60,
         grace_seconds=options.grace_seconds,
     )
     tally = RestartState(

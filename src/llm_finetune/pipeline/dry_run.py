@@ -68,7 +68,7 @@ def _data(seen: Preview, settings: Settings) -> list[str]:
     checked = f"{'all ' if seen.all_checked else 'the first '}{seen.checked:,} records checked"
     lengths = ", ".join(f"{name} {round(tokens):,}" for name, tokens in seen.lengths.items())
     saved = 1 - seen.packed.positions / seen.padded.positions
-    share = settings.eval.validation_split_percentage if settings.do_eval else 0
+    share = settings.eval.validation_share if settings.do_eval else 0
     validation = seen.validation_from or (f"{share:g} of them" if share else "none")
     packing = (
         f"{seen.packed.rows:,} rows of {seen.max_length} instead of {seen.padded.rows:,} padded ones: "

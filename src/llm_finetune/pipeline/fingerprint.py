@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.config import Settings
+from llm_finetune.config import Settings, renamed
 from llm_finetune.config.fields import Key, Section
+from llm_finetune.config.validation import ROOT
 
 StageInputs = dict[str, Any]
 
@@ -22,15 +23,15 @@ RESUME_IGNORED_KEYS = {
     "loggingSteps",
     "saveStrategy",
     "saveSteps",
-    "saveMinutes",
+    "saveIntervalMinutes",
     "saveTotalLimit",
-    "keepEffectiveBatch",
+    "requireConstantBatchSize",
     "gradientCheckpointing",
     "reportTo",
     "ddpBackend",
     "ddpFindUnusedParameters",
     "useFastTokenizer",
-    "allocator",
+    "memoryAllocator",
 }
 # Keys of eval that decide which weights the training ends with.
 OF_TRAINING = {"strategy", "steps", "loadBestModel", "earlyStoppingPatience"}
@@ -118,6 +119,7 @@ def is_same(old: StageInputs, new: StageInputs) -> bool:
 
 def first_difference(old: StageInputs, new: StageInputs) -> str:
     """The first key whose value differs, with both values; where none does, whose files or records do."""
+    old = renamed.current_inputs(Settings, ROOT, old)
     key = _difference(old, new)
     if key is None:
         return "nothing"
@@ -128,7 +130,8 @@ def first_difference(old: StageInputs, new: StageInputs) -> str:
 
 def _difference(old: StageInputs, new: StageInputs) -> str | None:
     """An earlier version may have written the old inputs. What it did not know yet had its default's meaning;
-    what counted then and no longer does, or is gone, decides nothing now."""
+    what counted then and no longer does, or is gone, decides nothing now. Its keys may have other names."""
+    old = renamed.current_inputs(Settings, ROOT, old)
     digests = {key for key in old if _is_digest(key)}
     keys = sorted(new.keys() | digests, key=lambda key: (_is_digest(key), key))
     return next((key for key in keys if key not in new or _of(old, key) != new[key]), None)

@@ -63,7 +63,7 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
     Raises:
         UserError: what is wrong with the model, the records, or with a stage that would come hours later.
     """
-    deadline = settings.wait_for_preparation_minutes * 60
+    deadline = settings.preparation_timeout_minutes * 60
     name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
     folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
     config, tokenizer, meta_model = describe_model(settings, folder)

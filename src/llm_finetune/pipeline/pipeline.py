@@ -100,7 +100,7 @@ def _do(stage: Stage, job: Run) -> None:
 
 def _hold_output(settings: Settings, held: ExitStack) -> None:
     """Takes the output folders for this run, until the job has ended."""
-    patience, output = settings.wait_for_lost_minutes * 60, Path(settings.train.output_dir)
+    patience, output = settings.lost_worker_timeout_minutes * 60, Path(settings.train.output_dir)
     held.enter_context(locked(output, patience))
     if settings.do_quantize:
         key, quantized = "distributed.quantize.outputDir", Path(settings.quantize.output_dir)

@@ -54,7 +54,7 @@ def plan(settings: Settings) -> PreparePlan:
         training=(source,),
         validation=(Source(files=Path(evaluation.data_file)),) if evaluation.data_file else (),
         with_validation=settings.do_eval,
-        validation_share=evaluation.validation_split_percentage,
+        validation_share=evaluation.validation_share,
         data_type=train.data_type,
         columns=Columns(**{column: name for column, name in names.items() if name}),
         prompt_format=train.prompt_format,
@@ -62,9 +62,9 @@ def plan(settings: Settings) -> PreparePlan:
         prompt_with_input=train.prompt_with_input or "",
         prompt_without_input=train.prompt_without_input or "",
         max_length=train.max_seq_length,
-        too_long=train.too_long,
+        too_long=train.overflow_strategy,
         packing=train.dataset_concatenation,
-        loss_on_prompt=train.loss_on_prompt,
+        loss_on_prompt=train.train_on_prompt,
         mask_history=train.mask_history,
         max_samples=train.max_samples,
         max_validation_samples=evaluation.max_samples,
@@ -108,7 +108,7 @@ def remarks(taken_apart: int, control_words: int, lost_thoughts: int) -> list[st
         "turns differently once later ones follow": taken_apart,
         "records hold words of special tokens; they are read as plain text": control_words,
         "answers lost their thoughts (up to </think>), which the chat template leaves out; promptFormat "
-        "sections keeps them": lost_thoughts,
+        "alpaca keeps them": lost_thoughts,
     }
     return [f"{count:,} {what}" for what, count in found.items() if count]
 

@@ -75,8 +75,8 @@ class Run:
 
     def optimize(self, model: torch.nn.Module) -> None:
         """Gives the model the fast forms of its layers that the settings allow."""
-        speed = self.settings.train.speed
-        switches = Switches(speed.attention, speed.head, speed.layers)
+        chosen = self.settings.train.optimizations
+        switches = Switches(chosen.packed_attention, chosen.fused_cross_entropy, chosen.fused_layers)
         ask = partial(label_log_probs, model)
         optimize_model(model, switches, ask, ignored=IGNORE_INDEX, precision=self.precision)
 

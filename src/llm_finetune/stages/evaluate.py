@@ -34,7 +34,7 @@ class Evaluate(Stage):
     def prepare(self, run: Run) -> None:
         """Evaluates the base model before it is trained, unless this run did so before it was interrupted."""
         settings = run.settings
-        if not settings.eval.base and settings.do_train:
+        if not settings.eval.evaluate_base_model and settings.do_train:
             return
         path = run.directory.path
 
@@ -70,7 +70,7 @@ def _tuned(run: Run) -> torch.nn.Module | None:
         if not run.on_cpu:
             tuned.to("cuda")
         elif settings.train.use_lora:
-            optimize_lora_layers(tuned, settings.train.speed.adapters)
+            optimize_lora_layers(tuned, settings.train.optimizations.fused_lora)
         elif tuned is not model:
             run.optimize(tuned)
     return tuned
@@ -92,5 +92,5 @@ def _evaluated(name: str, model: torch.nn.Module, run: Run) -> ModelEvaluation |
         group=run.group,
     )
     # The main process has answered prompts meanwhile, longer perhaps than a collective waits.
-    run.group.barrier(settings.wait_for_preparation_minutes * 60)
+    run.group.barrier(settings.preparation_timeout_minutes * 60)
     return evaluation

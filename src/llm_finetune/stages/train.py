@@ -82,7 +82,7 @@ class Train(Stage):
         if settings.train.use_lora:
             model = adapters.add_adapters(model, lora_plan(settings))
             if run.on_cpu:
-                optimize_lora_layers(model, settings.train.speed.adapters)
+                optimize_lora_layers(model, settings.train.optimizations.fused_lora)
             adapters.set_base_model(model, settings.model_name_or_path, settings.model_revision)
         run.tuned = model
         if directory.checkpoint:
@@ -132,10 +132,11 @@ def _shape(run: Run) -> StepShape:
     shape = shape_of(wanted, ranks, run.settings.train.per_device_batch_size)
     if shape.rows < wanted:
         told = f"{ranks} processes cannot share {wanted} sequences a step evenly, as this run began"
-        if run.settings.train.keep_effective_batch:
+        if run.settings.train.require_constant_batch_size:
             # Worth another try: a lost worker may be back by then.
             raise GroupError(
-                f"distributed.train.keepEffectiveBatch: {told}; start as many as divide them, or write false"
+                f"distributed.train.requireConstantBatchSize: {told}; start as many as divide them, "
+                "or write false"
             )
         log.warning("%s: its steps have %d from here on", told, shape.rows)
     return shape

@@ -52,7 +52,7 @@ def choose_checkpointing(
         precision,
         positions=round(rows * row_positions),
         labels=round(rows * row_labels),
-        whole_logits=settings.speed.head == "off",
+        whole_logits=settings.optimizations.fused_cross_entropy == "off",
     )
     limit = memory_limit()
     checkpointing = settings.gradient_checkpointing

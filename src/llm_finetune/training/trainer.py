@@ -55,7 +55,7 @@ def train(
         pad_id=pad_id,
         precision=precision,
         group=group,
-        save_minutes=settings.save_minutes,
+        save_minutes=settings.save_interval_minutes,
     )
     if eval_settings.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(eval_settings.early_stopping_patience))

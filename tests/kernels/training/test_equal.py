@@ -165,7 +165,7 @@ def test_capped_logits_stay_on_the_plain_path() -> None:
     model = made_fast(tiny_model("gemma2"))
     assert model.config._attn_implementation != attention.NAME
     assert type(model.get_output_embeddings()) is torch.nn.Linear
-    with pytest.raises(ModelError, match=r"speed\.head: found on"):
+    with pytest.raises(ModelError, match=r"optimizations\.fusedCrossEntropy: found on"):
         made_fast(tiny_model("gemma2"), Switches(head="on"))
 
 
@@ -186,7 +186,7 @@ def test_attention_that_drops_weights_stays_the_models_own(
     assert "the model's own attention (NotImplementedError: it wants dropout)" in caplog.text
     assert isinstance(model.get_output_embeddings(), FusedLinearCrossEntropyHead)
     outcome(model)
-    with pytest.raises(ModelError, match=r"speed\.attention: found on.*dropout"):
+    with pytest.raises(ModelError, match=r"optimizations\.packedAttention: found on.*dropout"):
         made_fast(tiny_model(architecture, **rates), Switches(attention="on"))
 
 

@@ -31,6 +31,8 @@ Put = Callable[[Any], Callable[[], None]]
 # What a model gives, by name.
 Outcome = dict[str, torch.Tensor]
 TRIAL_LENGTHS = (5, 3, 8)
+# What each is called among the keys of the settings.
+KEYS = {"attention": "packedAttention", "head": "fusedCrossEntropy", "layers": "fusedLayers"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def optimize_model(
             (plain if reason else taken).append(f"{name} ({reason})" if reason else name)
             if reason and switch == "on":
                 raise ModelError(
-                    f"distributed.train.speed.{name}: found on, but this model does not take it: {reason}; "
-                    "write auto"
+                    f"distributed.train.optimizations.{KEYS[name]}: found on, but this model does not "
+                    f"take it: {reason}; write auto"
                 )
     if taken:
         log.info("speed: %s made for this processor, equal to the model's own", ", ".join(taken))
@@ -101,7 +103,7 @@ def optimize_lora_layers(model: torch.nn.Module, switch: Switch) -> None:
     count = lora.install(model)
     if switch == "on" and not count:
         raise ModelError(
-            "distributed.train.speed.adapters: found on, but no adapter is a plain LoRA; write auto"
+            "distributed.train.optimizations.fusedLora: found on, but no adapter is a plain LoRA; write auto"
         )
     log.info("speed: %d adapters in one step with the layer beneath", count)
 
