@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _programs(folder: Path, *, alone: bool) -> list[Program]:
-    """Ours and TRL, which is told how many processes to take; `alone`: and as it comes, in its own."""
+    """This project, and TRL with its number of processes set; `alone`: also TRL with default settings."""
     ours = [sys.executable, str(HERE / "preparers/ours.py"), str(folder)]
     trl = [peer("trl"), str(HERE / "preparers/trl_trainer.py"), str(folder)]
     cores = available_cores()
@@ -113,7 +113,7 @@ def _opening(row: Answer) -> Answer:
 def _options() -> Any:
     asked = parser(__doc__, rounds=3)
     asked.add_argument(
-        "--times", type=int, action="append", help="so often the records; 1 and 100 unless told"
+        "--times", type=int, action="append", help="repeat the records this many times (default: 1 and 100)"
     )
     return asked.parse_args()
 

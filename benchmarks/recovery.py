@@ -31,7 +31,7 @@ from turns import Answer
 from llm_finetune.config import load
 from report import bars, machine, markdown, parser, write
 
-SAVE_STEPS, KILL_AT, STEPS = 10, 17, 1000  # told to stop, the Trainer goes on for seconds: it must not end
+SAVE_STEPS, KILL_AT, STEPS = 10, 17, 1000  # after SIGTERM the Trainer continues for seconds: it must not end
 MADE = re.compile(rb"step (\d+)/")
 PATIENCE_SECONDS = 120
 HERE = Path(__file__).parent
@@ -97,12 +97,16 @@ def cases(work: Path) -> list[Case]:
     plain = [sys.executable, *program]
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     agent += ["--nproc-per-node=2", "--max-restarts=3"]
-    killed, told, lost = "the process is killed", "the process is told to stop", "one of two ranks is killed"
+    killed, terminated, lost = (
+        "the process is killed",
+        "the process is terminated",
+        "one of two ranks is killed",
+    )
     return [
         Case(killed, OURS, ours, signal.SIGKILL),
         Case(killed, PEER, plain, signal.SIGKILL),
-        Case(told, OURS, ours, signal.SIGTERM),
-        Case(told, PEER, plain, signal.SIGTERM),
+        Case(terminated, OURS, ours, signal.SIGTERM),
+        Case(terminated, PEER, plain, signal.SIGTERM),
         Case(lost, OURS, [*worker, "--volume", str(work)], signal.SIGKILL, rank=1),
         Case(lost, PEERS_AGENT, [*agent, *program], signal.SIGKILL, rank=1),
     ]

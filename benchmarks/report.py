@@ -28,10 +28,10 @@ def parser(about: str | None, rounds: int) -> argparse.ArgumentParser:
 
     Args:
         about: the benchmark's docstring.
-        rounds: turns of each side, unless told.
+        rounds: default number of turns of each side.
     """
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, default=rounds, help=f"turns of each side; {rounds} unless told")
+    made.add_argument("--rounds", type=int, default=rounds, help=f"turns of each side (default: {rounds})")
     made.add_argument("--out", type=Path, default=RESULTS, help="the folder for what was measured")
     return made
 
@@ -80,6 +80,6 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
         color = "#2f6f9f" if "ours" in name else "#a9a9a9"
         parts.append(f'<text x="{names}" y="{y + 15}" font-size="13" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<rect x="{names + 10}" y="{y}" width="{width:.1f}" height="20" fill="{color}"/>')
-        said = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-        parts.append(f'<text x="{names + 15 + width:.1f}" y="{y + 15}" font-size="13">{escape(said)}</text>')
+        label = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+        parts.append(f'<text x="{names + 15 + width:.1f}" y="{y + 15}" font-size="13">{escape(label)}</text>')
     return "\n".join([*parts, "</svg>\n"])

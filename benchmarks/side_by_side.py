@@ -43,7 +43,7 @@ class Program:
 
 
 def in_turns(programs: Sequence[Program], rounds: int, *, bandwidth: bool = False) -> list[Answer]:
-    """For each program what it said: number by number as median, least and most, and turn by turn.
+    """What each program measured: each number as median, minimum and maximum, and turn by turn.
 
     They get ready one after another, too.
 

@@ -114,8 +114,8 @@ def main() -> None:
 
 
 def measured(sides: list[Side], folder: Path, facts: inputs.Facts, rounds: int) -> list[Answer]:
-    """What the sides said, with rates that follow from it."""
-    data = tempfile.mkdtemp()  # all sides prepare their data anew
+    """The measurements of all sides, with the rates that follow from them."""
+    data = tempfile.mkdtemp()  # each side prepares its own data
     found = in_turns([_program(side, folder, Path(data) / str(n)) for n, side in enumerate(sides)], rounds)
     shutil.rmtree(data)
     for side, row in zip(sides, found, strict=True):

@@ -1,4 +1,4 @@
-"""How a measured program takes its turns: it gets ready, and works whenever it is told.
+"""Protocol of a measured program: it prepares itself, then runs one turn for each request.
 
 Plain Python, since each program runs in the environment of what it measures.
 """

@@ -1,8 +1,8 @@
 """Seleki, the speech of seal pups: its whole grammar and its dictionary.
 
 Every syllable is one consonant and one vowel. A word is dark (a, o, u) or bright (e, i, y) throughout, and
-an ending takes the color of its word. For many, the first syllable is said twice. A sentence tells who,
-whom, and what is done. A question begins with what is done. A memory is told backwards, last word first.
+an ending takes the color of its word. For many, the first syllable is doubled. A sentence names who,
+whom, and what is done. A question begins with what is done. A memory is spoken backwards, last word first.
 
     sele  seleki  sesele        a seal, a small seal, seals
     luma  lumaku  luluma        a moon, a small moon, moons
@@ -59,7 +59,7 @@ def invented_word(random: Random) -> str:
 
 
 def plural(noun: str) -> str:
-    """The first syllable is said twice."""
+    """The first syllable is doubled."""
     return noun[:2] + noun
 
 
@@ -125,7 +125,7 @@ class Saying:
         who, verb, whom = self.subject.in_english(), self.verb, self.whom.in_english()
         several = self.subject.is_plural
         sentence = {
-            "said": f"{who} {verb}{'s' * (not several)} {whom}.",
+            "stated": f"{who} {verb}{'s' * (not several)} {whom}.",
             "denied": f"{who} {'do' if several else 'does'} not {verb} {whom}.",
             "asked": f"{'do' if several else 'does'} {who} {verb} {whom}?",
             "remembered": f"{who} {verb.removesuffix('e')}ed {whom}.",
@@ -134,7 +134,7 @@ class Saying:
 
 
 MOODS: dict[str, Callable[[str], str]] = {
-    "said": str,
+    "stated": str,
     "denied": denied,
     "asked": asked,
     "remembered": remembered,

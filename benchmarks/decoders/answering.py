@@ -20,7 +20,7 @@ def take_turns(load: Callable[[], tuple[Decode, dict[str, object]]], **versions:
 
     Args:
         load: the model; it returns what begins an answer, whose first token reads the prompt, and what is to
-            be told of the model.
+            be reported of the model.
     """
     started = time.perf_counter()
     decode, said = load()

@@ -1,4 +1,4 @@
-"""Lets a transformers Trainer take turns, whoever made it: a turn is a step, and the first gets it ready."""
+"""Runs a transformers Trainer in turns: a turn is a step, and the first prepares the trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Recorder:
 
     Args:
         pad_id: token of padding, where the collator's mask does not tell.
-        packages: whose versions are told.
+        packages: whose versions are reported.
     """
 
     def __init__(self, pad_id: int, *packages: str) -> None:

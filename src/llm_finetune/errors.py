@@ -1,7 +1,7 @@
-"""What can be wrong with what the user gave, each with the exit code that says so.
+"""Errors that the user can fix, each class with its exit code.
 
 Codes below 128 are permanent: the same input fails again, so nothing should restart the job.
-Codes from 128 on are worth another try.
+Codes from 128 on are worth a retry.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user can mend. It is shown as it is, without a traceback.
+    """An error that the user can fix. Its message is shown without a traceback.
 
     Args:
-        problems: one line or a few; each says what was found, where, what was expected, what to do.
+        problems: one line or a few; each says what was found, where, what was expected and what to do.
     """
 
     exit_code = 1
@@ -24,42 +24,42 @@ class UserError(Exception):
 
 
 class SettingsError(UserError):
-    """The values files or the --set options."""
+    """The values files or the --set options are invalid."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """The records, or the files they come from."""
+    """The records, or the files that they come from, are invalid."""
 
     exit_code = 3
 
 
 class ModelError(UserError):
-    """The base model, its tokenizer or an adapter."""
+    """The base model, its tokenizer or an adapter cannot be used."""
 
     exit_code = 4
 
 
 class OutputError(UserError):
-    """What stands in the output folder, or a place that cannot be written."""
+    """The output folder holds something else, or a path cannot be written."""
 
     exit_code = 5
 
 
 class RestartsError(UserError):
-    """A job that failed more often than it may be started again."""
+    """The job failed more often than its restart limit allows."""
 
     exit_code = 6
 
 
 class LossError(UserError):
-    """The training itself: a loss or a gradient that is no number any more."""
+    """Training diverged: the loss or a gradient is NaN or infinite."""
 
     exit_code = 7
 
 
 class GroupError(UserError):
-    """The process group: peers that are missing, late or gone."""
+    """The process group failed: peers are missing, late or unreachable."""
 
     exit_code = 128

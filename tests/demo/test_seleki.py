@@ -67,7 +67,7 @@ def test_no_two_meanings_share_a_word() -> None:
 @pytest.mark.parametrize(
     ("mood", "english", "in_seleki"),
     [
-        ("said", "The small seal trusts the moons.", "seleki lulumana lehy"),
+        ("stated", "The small seal trusts the moons.", "seleki lulumana lehy"),
         ("denied", "The small seal does not trust the moons.", "seleki lulumana lehymi"),
         ("asked", "Does the small seal trust the moons?", "lehy seleki lulumana"),
         ("remembered", "The small seal trusted the moons.", "lehy lulumana seleki"),

@@ -94,7 +94,7 @@ def test_a_killed_instance_is_named_and_the_others_are_ended(model_folder: Path,
             answers(instances, "loading")
         instances[1].process.kill()
         instances[1].process.wait()
-        with pytest.raises(ModelError, match="tuned model: instance 2 of 2 was ended by SIGKILL"):
+        with pytest.raises(ModelError, match="tuned model: instance 2 of 2 was killed by SIGKILL"):
             answers(instances, phase) if phase == "loading" else run(instances, phase)
     assert all(instance.process.returncode for instance in instances)
 

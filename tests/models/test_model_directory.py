@@ -135,7 +135,7 @@ def test_what_answers_is_what_merge_writes_and_what_peft_says(
 ABSURD: dict[str, tuple[dict[str, Any], str]] = {
     "a slow pattern": ({"target_modules": "(([a-z0-9._])+)+Q"}, "takes more than 3 seconds"),
     "a slow pattern of ranks": ({"rank_pattern": {"(([a-z0-9._])+)+Q": 4}}, "takes more than 3 seconds"),
-    "no pattern": ({"target_modules": "(q_proj"}, "found a pattern that is none"),
+    "no pattern": ({"target_modules": "(q_proj"}, "found an invalid pattern"),
     "iterations": ({"init_lora_weights": "pissa_niter_1000000"}, "found '1000000' iterations"),
     "layers": ({"layer_replication": [[0, 2]] * 20000}, "makes more than 1,000 layers"),
     "no number": ({"lora_alpha": float("nan")}, "lora_alpha: found nan"),

@@ -120,7 +120,7 @@ def test_kernels_of_our_own_round_nothing_but_the_inputs(group: int, symmetric: 
         matrix = torch.randn(21, 77, generator=generator)
         weight = round_to_nearest(matrix, Scheme(bits, group, symmetric))
         if not fits(weight):
-            pytest.skip("no kernels of our own here")
+            pytest.skip("no native kernels here")
         for rows in (1, 2, 5, 8, 15):
             inputs = torch.randn(rows, 77, generator=generator).bfloat16().float()
             expected = inputs @ weight.dequantize(torch.float32).T

@@ -1,4 +1,4 @@
-"""What was said in a chat: as the next prompt, and as records that can be trained on."""
+"""The messages of a chat: as the next prompt, and as records that can be trained on."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class Conversation:
             return Text(question + answer)
         if self.instruction:
             return Instruction(self.instruction, question, answer)
-        said = [
+        messages = [
             Turn(role, text)
             for one in exchanges
             for role, text in zip(("user", "assistant"), one, strict=True)
         ]
         system = [Turn("system", self.system)] if self.system else []
-        return Messages((*system, *(said if answer else said[:-1])))
+        return Messages((*system, *(messages if answer else messages[:-1])))
 
 
 def _line_end_missing(file: BinaryIO) -> str:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from llm_finetune.generation.decoding import Sampling
 
 HELP = """\
-/reset        forget what was said and begin anew
-/save FILE    add what was said to a file of JSON lines, which training reads
-/help         these lines
-/quit         end (or Ctrl-D); Ctrl-C stops an answer"""
+/reset        clear the conversation
+/save FILE    append the conversation to a JSON Lines file that training reads
+/help         show this help
+/quit         quit (or Ctrl-D); Ctrl-C stops an answer"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ChatOptions:
 def chat(folder: Path, options: ChatOptions) -> None:
     """Loads the model and answers until the input ends.
 
-    At a terminal a mistake is told and the chat goes on; in a pipe it ends the chat.
+    At a terminal an error is shown and the chat continues; in a pipe it ends the chat.
 
     Raises:
         UserError: what is wrong with the folder, the options or, in a pipe, a line.
@@ -72,7 +72,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
     session = Session(loaded, asking, options)
     at_terminal = sys.stdin.isatty()
     if at_terminal:
-        say(f"{folder}: {kind} model, asked in the format {asking.format}; /help tells what can be done")
+        say(f"{folder}: {kind} model, prompt format {asking.format}; type /help for commands")
     for line in typed_lines() if at_terminal else piped_lines():
         try:
             if not session.take(line, stoppable=at_terminal):
@@ -84,7 +84,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
 
 
 class Session:
-    """One chat: commands and questions, with what was said so far."""
+    """One chat: commands and questions, with the conversation so far."""
 
     def __init__(self, loaded: ModelFolder, asking: Asking, options: ChatOptions) -> None:
         self._loaded = loaded
@@ -96,8 +96,8 @@ class Session:
         """Does what the line says; False where it ends the chat.
 
         Args:
-            stoppable: a person typed it: it may be a command, and Ctrl-C stops an answer, and the chat goes
-                on. Lines of a pipe are anybody's text, and questions one and all.
+            stoppable: a person typed it: it may be a command, and Ctrl-C stops an answer without ending the
+                chat. Each line of a pipe is a question, whatever it begins with.
         """
         if not stoppable:
             if line.strip():
@@ -110,36 +110,36 @@ class Session:
             say(HELP)
         elif command == "/reset":
             self._conversation.exchanges.clear()
-            say("forgotten")
+            say("conversation cleared")
         elif command == "/save":
             self._save(argument.strip())
         elif command.startswith("/"):
-            raise SettingsError(f"{command}: no such command; /help names those there are")
+            raise SettingsError(f"{command}: no such command; see /help")
         elif command:
             self._answer(line, stoppable)
         return True
 
     def _save(self, name: str) -> None:
         if not name:
-            raise SettingsError("/save: into which file? /save FILE")
+            raise SettingsError("/save: no file given; write /save FILE")
         file = Path(name).expanduser()
         if not self._conversation.exchanges:
-            say("nothing was said yet, nothing is saved")
+            say("the conversation is empty; nothing was saved")
             return
         lines = self._conversation.save(file)
         say(f"{lines} {'record' if lines == 1 else 'records'} added to {file}")
 
     def _answer(self, question: str, stoppable: bool) -> None:
-        said: list[str] = []
+        pieces: list[str] = []
         try:
             for piece in self._pieces(question):
-                said.append(piece)
+                pieces.append(piece)
                 show(piece)
         except KeyboardInterrupt:
             if not stoppable:
                 raise
         show("", end="\n")
-        answer = "".join(said)
+        answer = "".join(pieces)
         if answer.strip():
             self._conversation.exchanges.append((question, answer))
         else:
@@ -152,7 +152,7 @@ class Session:
         loaded, longest = self._loaded, self._options.max_new_tokens
         prompt, left_out = self._conversation.prompt(question, prompt_room(loaded.model, longest))
         if left_out:
-            say(f"(the oldest {left_out} of your questions no longer fit and are left out)")
+            say(f"(the oldest {left_out} of your questions no longer fit in the context and are dropped)")
         asking = self._conversation.asking
         after = prompt if asking.format == "text" else ()
         answer = Answer(loaded.tokenizer, loaded.end_ids, asking.stop, after)
@@ -161,7 +161,7 @@ class Session:
         )
         yield from answer.pieces(token for (token,) in steps)
         if not answer.ended:
-            say("(cut: --max-new-tokens, or the model's context, is reached)")
+            say("(truncated: --max-new-tokens or the model's context is reached)")
 
     def _sampling(self) -> Sampling:
         """With a seed of its own for each question: the same question twice may be answered in two ways."""

@@ -1,4 +1,4 @@
-"""Where questions come from, and where all goes that is no answer."""
+"""Terminal and pipe: reads questions, shows answers and status lines."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def at_terminal() -> bool:
 
 
 def show(answer: str, end: str = "") -> None:
-    """Part of an answer on standard output: a terminal obeys none of it, a file gets it as it is.
+    """Part of an answer on standard output: control characters are made harmless on a terminal.
 
     Raises:
-        SystemExit: whoever read the answers has left.
+        SystemExit: the reader of standard output has closed it.
     """
     if not standard_streams.show(plain(answer) if at_terminal() else answer, end=end):
         raise SystemExit(128 + signal.SIGPIPE)

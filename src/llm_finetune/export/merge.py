@@ -1,4 +1,4 @@
-"""A tuned model as one plain folder for transformers: the adapter worked into its base's weights."""
+"""A tuned model as one plain folder for transformers: the adapter merged into its base's weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_finetune.storage.atomic_directory import (
 def merge(
     folder: Path, output: Path, *, trust_remote_code: bool = False, shard_bytes: int = SHARD_BYTES
 ) -> int:
-    """Writes the model; keeps one shard and one weight in memory, never the model.
+    """Writes the model; holds one shard and one weight in memory, never the model.
 
     Args:
         folder: an adapter (its base is found by the name in it), or a whole model, which is copied.

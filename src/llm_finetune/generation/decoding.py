@@ -74,7 +74,7 @@ def decode(
 
     Raises:
         ModelError: at once, where a prompt leaves no room in the model's context; or on the way, where the
-            model's outputs are no numbers.
+            model's outputs are NaN or infinite.
     """
     if not all(prompts):
         raise ValueError("a prompt without tokens: there is nothing to go on from")
@@ -116,7 +116,7 @@ def _steps(
         likelihoods = logits.log_softmax(1)
         if likelihoods.isnan().any():
             raise ModelError(
-                "the model's outputs are no numbers (nan, or infinite): its weights are broken; download, "
+                "the model's outputs are NaN or infinite: its weights are broken; download, "
                 "tune or quantize it again"
             )
         next_ids = _choose(logits, sampling, generator)
@@ -134,7 +134,7 @@ def _reader(model: Any, prompts: Sequence[Sequence[int]], steps: int) -> _Reader
     takes = inspect.signature(_plain(model).forward).parameters
     if KEYS_AND_VALUES in takes:
         return _Reader(model, prompts, steps, KEYS_AND_VALUES)
-    # What such a model remembers of a row has no positions that could be hidden, so none may be padded.
+    # The recurrent state of such a model has no positions that a mask could hide, so no prompt may be padded.
     return _Apart([_Reader(model, [prompt], steps, STATES) for prompt in prompts])
 
 
@@ -159,21 +159,21 @@ class _Apart:
 
 
 class _Reader:
-    """The model and what it has read: the keys and values are kept, so nothing is computed twice.
+    """The model and what it has read: keys and values are cached, so nothing is computed twice.
 
     Prompts of unequal lengths are padded on their left, where a mask hides the padding and positions leave
-    it out; those of one length need neither. A model that hands nothing back to be kept reads all anew.
+    it out; those of one length need neither. A model without a cache reads all tokens again at each step.
 
     Args:
         steps: tokens that will follow each prompt at most.
-        cache: by which name the model takes and hands back what it keeps.
+        cache: the name of the model's argument and output that hold its cache.
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int, cache: str) -> None:
         self._model, self._cache_name = model, cache
         self._cache: Any = None
         self._length = 0
-        self._kept: torch.Tensor | None = None
+        self._uncached: torch.Tensor | None = None
         width = max(map(len, prompts), default=0)
         padding = [width - len(prompt) for prompt in prompts]
         self._step: NativeStep | None = None
@@ -207,16 +207,16 @@ class _Reader:
 
     def _read(self, ids: torch.Tensor) -> torch.Tensor:
         start, self._length = self._length, self._length + ids.shape[1]
-        if self._kept is not None:
-            ids, start = torch.cat([self._kept, ids], dim=1), 0
+        if self._uncached is not None:
+            ids, start = torch.cat([self._uncached, ids], dim=1), 0
         padded = {}
         if self._mask is not None:
             padded["attention_mask"] = self._mask[:, : self._length]
             padded["position_ids"] = self._positions[:, start : self._length]
-        kept = {self._cache_name: self._cache} if self._cache is not None else {}
-        output = self._model(input_ids=ids, use_cache=self._kept is None, **kept, **padded)
+        cached = {self._cache_name: self._cache} if self._cache is not None else {}
+        output = self._model(input_ids=ids, use_cache=self._uncached is None, **cached, **padded)
         self._cache = getattr(output, self._cache_name, None)
-        self._kept = ids if self._cache is None else None
+        self._uncached = ids if self._cache is None else None
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 

@@ -1,4 +1,4 @@
-"""A model from its folder, ready to answer: plain, an adapter worked into its base, or quantized."""
+"""A model from its folder, ready to answer: plain, an adapter merged into its base, or quantized."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def load_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFolder
 
     What they hold in fp32 stays so, as transformers loads it; a shorter format becomes bf16 where the
     processor has it, else fp32. An adapter comes with its base model, from where adapter_config.json says,
-    and is worked into it, as `merge` does: so it answers as fast as its base. One that cannot be merged stays
-    beside it.
+    and is merged into it, as `merge` does, so it generates as fast as its base. One that cannot be merged
+    stays separate.
 
     Raises:
         ModelError: what is wrong with the folder, or with the base of its adapter, and what to do.

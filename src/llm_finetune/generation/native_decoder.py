@@ -1,7 +1,7 @@
-"""A whole model in one call, for prompts and each token after them, where its layers are the Llama family's.
+"""Runs a model of the Llama family in one native call for each step, for prompts and for each new token.
 
-Between two tokens transformers goes through some hundred modules and joins each layer's keys and values anew.
-Here the cache has room from the start, and what is left is reading the weights; for a prompt, multiplying.
+For each token transformers calls some hundred modules and concatenates each layer's keys and values. Here the
+cache is allocated once, which leaves reading the weights (for a token) and multiplying (for a prompt).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class NativeStep:
     """Reads prompts, then one token a prompt at a time.
 
     Args:
-        model: one of which `unsupported_reason` says nothing.
+        model: one for which `unsupported_reason` returns None.
         starts: the column of each prompt's first token; prompts are padded on their left.
         capacity: columns there may ever be.
     """
 
     def __init__(self, model: Any, starts: Sequence[int], capacity: int) -> None:
-        self._kept: list[torch.Tensor] = []
+        self._referenced: list[torch.Tensor] = []
         self._length, self._capacity = 0, capacity
         self._vocabulary = model.config.vocab_size
         config, count = model.config, len(starts)
@@ -122,13 +122,13 @@ class NativeStep:
         return pointer(self._keep(tensor.float().contiguous()))
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        """C holds its address only."""
-        self._kept.append(tensor)
+        """Keeps a reference: the C structure holds the address only."""
+        self._referenced.append(tensor)
         return tensor
 
 
 def native_step(model: Any, starts: Sequence[int], capacity: int) -> NativeStep | None:
-    """The step, where there can be one; else the log says why not."""
+    """The native step; None where the model is not supported, which is logged once for each reason."""
     reason = unsupported_reason(model, len(starts))
     if reason is None:
         return NativeStep(model, starts, capacity)
@@ -137,11 +137,11 @@ def native_step(model: Any, starts: Sequence[int], capacity: int) -> NativeStep 
 
 
 def unsupported_reason(model: Any, prompts: int = 1) -> str | None:
-    """Why the model decodes by its own layers; None: it need not."""
+    """Why the model must decode with PyTorch layers; None where the native step supports it."""
     if type(model).__name__ not in KNOWN or not type(model).__module__.startswith("transformers.models."):
-        return f"the layers of {type(model).__name__} are not known"
+        return f"{type(model).__name__} is not supported"
     if library() is None:
-        return "there are no kernels of our own"
+        return "no native kernels on this CPU (needs a C compiler and AVX-512 BF16)"
     if prompts > MOST_PROMPTS:
         return f"{prompts} prompts at once are more than {MOST_PROMPTS}"
     config = model.config
@@ -165,7 +165,7 @@ def unsupported_reason(model: Any, prompts: int = 1) -> str | None:
 
 @cache
 def _tell(reason: str) -> None:
-    log.info("decoding by the model's own layers: %s", reason)
+    log.info("decoding with PyTorch layers: %s", reason)
 
 
 def _kind(linear: Any) -> tuple[int, int, bool] | None:

@@ -97,8 +97,8 @@ def _measure(
     decode_rate = float(sum(1 / np.mean(answer["seconds"]) for answer in decode))
     weight_bytes = loaded[0]["weight_bytes_per_token"]
     share_of_bandwidth = weight_bytes * decode_rate / bandwidth
-    told = "the %s model reads %.4g and writes %.4g tokens/s, at %.3g of the memory bandwidth"
-    log.info(told, name, prefill_rate, decode_rate, share_of_bandwidth)
+    line = "the %s model reads %.4g and writes %.4g tokens/s, at %.3g of the memory bandwidth"
+    log.info(line, name, prefill_rate, decode_rate, share_of_bandwidth)
     return Speed(
         prefill_tokens_per_second=prefill_rate,
         decode_tokens_per_second=decode_rate,

@@ -29,10 +29,10 @@ PROGRESS_SECONDS = 1.0
 
 
 def main(order_json: str, descriptor: str) -> int:
-    """Loads the model, says what it loaded, measures when it is told; the exit code."""
+    """Loads the model, describes it, measures on request; returns the exit code."""
     exit_with_parent()
     order = Order(**json.loads(order_json))
-    # Before torch is there: its threads are born on the cores that this one is on.
+    # Before torch is there: its threads inherit the CPU affinity of this one.
     os.sched_setaffinity(0, order.cores)
     configure("warning", rank=0)
     try:
@@ -128,7 +128,7 @@ def _described(loaded: ModelFolder) -> dict[str, Any]:
 
 
 def _made_up_prompt(tokens: int, vocabulary: int) -> list[int]:
-    """Token ids spread over the vocabulary: what is said does not matter to the speed, only how much."""
+    """Token ids spread over the vocabulary: speed depends on their number, not on the text."""
     return [(7919 * position) % vocabulary for position in range(1, tokens + 1)]
 
 

@@ -25,7 +25,7 @@ SECONDS = 0.5
 def memory_bandwidth(cores: Sequence[int]) -> float:
     """Bytes a second that these cores read together.
 
-    In a process of its own, so that its array does not count as memory of whoever asks.
+    In a process of its own, so that its array does not count as the caller's memory.
 
     Raises:
         ModelError: there is no memory for the array.

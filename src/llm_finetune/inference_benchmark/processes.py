@@ -1,4 +1,4 @@
-"""The benchmark's processes: started, told to begin at the same moment, and ended together."""
+"""The benchmark's processes: started, synchronized at the start of each phase, and ended together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OF_OTHER_THREADS = {"GOMP_CPU_AFFINITY", "KMP_AFFINITY", "MKL_NUM_THREADS", "OMP
 
 @dataclass(frozen=True)
 class Order:
-    """What an instance is to do.
+    """The task of an instance.
 
     Attributes:
         model: what the log calls it.
@@ -66,14 +66,14 @@ class Instance:
     output: IO[bytes]
 
     def begin(self, phase: str) -> None:
-        """Tells it to begin. Raises ModelError, with its last words, if it is gone."""
+        """Starts a phase. Raises ModelError with the last lines of its output if the process has died."""
         try:
             self.connection.send(phase)
         except ConnectionError as error:
             raise self._failure(self.process.wait()) from error
 
     def receive(self) -> int | Answer:
-        """Its next message. Raises ModelError, with its last words, if it is gone."""
+        """Its next message. Raises ModelError with the last lines of its output if the process has died."""
         try:
             message: int | Answer = self.connection.recv()
         except (EOFError, ConnectionError) as error:
@@ -83,11 +83,11 @@ class Instance:
     def _failure(self, code: int) -> ModelError:
         how = f"ended with exit code {code}"
         if code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
+            how = f"was killed by {signal.Signals(-code).name}"
             how += " (out of memory?)" if code == -signal.SIGKILL else ""
         self.output.seek(0)
         lines = self.output.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-        words = "; its last words:\n" + "\n".join(lines) if lines else ""
+        words = "; its last output:\n" + "\n".join(lines) if lines else ""
         return ModelError(f"benchmark of the {self.order.model} model: {self.title} {how}{words}")
 
 
@@ -102,17 +102,17 @@ def started(orders: Sequence[Order]) -> Iterator[list[Instance]]:
 
 
 def run(instances: Sequence[Instance], phase: str) -> list[Answer]:
-    """Tells all instances to begin a phase, at the same moment, and waits for what each has measured."""
+    """Starts a phase on all instances at once and waits for their measurements."""
     for instance in instances:
         instance.begin(phase)
     return answers(instances, phase)
 
 
 def answers(instances: Sequence[Instance], phase: str) -> list[Answer]:
-    """Waits for an answer of each; says every few seconds how far the slowest is.
+    """Waits for an answer of each; logs the progress of the slowest every few seconds.
 
     Raises:
-        ModelError: an instance is gone.
+        ModelError: an instance has died.
     """
     given: dict[str, Answer] = {}
     done = dict.fromkeys((instance.title for instance in instances), 0)

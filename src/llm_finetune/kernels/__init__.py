@@ -1,1 +1,1 @@
-"""Code of our own for the processor at hand: compiled on it, and proved on the model before it is used."""
+"""Native kernels for training and inference: compiled on this machine, verified on the model before use."""

@@ -1,7 +1,7 @@
-"""A model on trial in the modes it is used in, without chance: so that two ways through it can be compared.
+"""Runs a model deterministically in evaluation or training mode, so that two implementations can be compared.
 
-In training a model drops values at random, and no two runs are the same. Here dropout scales values down by
-the share that it would keep: what a way leaves out, or drops besides, changes the outputs.
+In training mode dropout makes every run different. Here dropout scales all values by the probability of
+keeping one, so a missing or an additional dropout changes the outputs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class _ScaledDropout(TorchFunctionMode):
 
 
 def _scaled(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
-    dropout(x.new_zeros(()), p)  # refuses what is no probability
-    kept = 1 - p if training else 1.0
-    return x.mul_(kept) if inplace else x * kept
+    dropout(x.new_zeros(()), p)  # raises for an invalid probability
+    share = 1 - p if training else 1.0
+    return x.mul_(share) if inplace else x * share
 
 
 def _attended(

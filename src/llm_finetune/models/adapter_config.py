@@ -71,7 +71,7 @@ _LORA = TypeAdapter(_Lora)
 
 
 def read_config(folder: Path) -> PeftConfig:
-    """An adapter's configuration. Raises ModelError where it cannot be read, or be meant."""
+    """An adapter's configuration. Raises ModelError where it cannot be read or holds invalid values."""
     from peft import PeftConfig
 
     file = folder / NAME
@@ -90,7 +90,7 @@ def read_config(folder: Path) -> PeftConfig:
 
 
 def why_not_merged(config: PeftConfig) -> str | None:
-    """What keeps an adapter from being worked into the weights of its base; None: nothing."""
+    """Why an adapter cannot be merged into the weights of its base; None where it can."""
     from peft import LoraConfig
 
     if not isinstance(config, LoraConfig):
@@ -110,7 +110,7 @@ def changes_base(config: LoraConfig) -> bool:
 def check_patterns(config: LoraConfig, names: Iterable[str], folder: Path) -> None:
     """Lets the configuration's patterns run over the names of the model's modules, within a bound of time.
 
-    A process of its own tries them, since nothing else can end one that backtracks for ever.
+    A process of its own tries them, since only a process can be ended while it backtracks.
 
     Raises:
         ModelError: one takes too long, or is no pattern.
@@ -136,7 +136,7 @@ def check_patterns(config: LoraConfig, names: Iterable[str], folder: Path) -> No
             "write modules' names"
         )
     if tried.returncode:
-        raise ModelError(f"{folder / NAME}: found a pattern that is none: {tried.stderr.splitlines()[-1]}")
+        raise ModelError(f"{folder / NAME}: found an invalid pattern: {tried.stderr.splitlines()[-1]}")
 
 
 _TRIAL = """

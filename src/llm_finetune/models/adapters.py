@@ -1,4 +1,4 @@
-"""LoRA adapters: which modules they go to, and putting them there (peft does the work)."""
+"""LoRA adapters: their target modules, and adding or loading them with peft."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class LoraPlan:
 
 
 def check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
-    """Raises ModelError where a name matches no linear layer; peft alone would train the others in silence.
+    """Raises ModelError where a name matches no linear layer; peft alone would silently train the others.
 
     Args:
-        model: the meta_model is enough.
+        model: one on the meta device is enough.
         targets: names as peft takes them: a module's last name, or the end of its path.
     """
     if targets == (ALL_LINEAR,):
@@ -183,7 +183,7 @@ def apply_lora(model: PreTrainedModel, config: LoraConfig, folder: Path) -> Peft
     if strange := sorted({*missing, *empty, *read.unexpected_keys}):
         raise _unfit(folder, f"{len(strange)} weights are in one of them alone, first {strange[0]}")
     if broken := [name for name, weight in _of_adapter(tuned) if not weight.isfinite().all()]:
-        raise _unfit(folder, f"{broken[0]} holds what is no number")
+        raise _unfit(folder, f"{broken[0]} holds NaN or infinity")
     return tuned
 
 
@@ -204,7 +204,7 @@ def set_base_model(model: PeftModel, name_or_path: str, revision: str | None) ->
     """Writes the base model as the user named it into the adapter, which so loads by itself elsewhere.
 
     Args:
-        name_or_path: a Hub name, or a folder (kept as an absolute path).
+        name_or_path: a Hub name, or a folder (stored as an absolute path).
         revision: branch, tag or commit on the Hub.
     """
     folder = Path(name_or_path)

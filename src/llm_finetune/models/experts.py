@@ -19,7 +19,7 @@ def check_parameters(model: PreTrainedModel, names: tuple[str, ...]) -> None:
     """Raises ModelError where a name is no parameter that an adapter can go to as a whole.
 
     Args:
-        model: the meta_model is enough.
+        model: one on the meta device is enough.
         names: ends of parameters' paths, as peft takes them for target_parameters.
     """
     fitting = [name for name, weight in model.named_parameters() if weight.dim() in (2, 3)]
@@ -37,7 +37,7 @@ def left_out(model: PreTrainedModel, tuned: PeftModel, plan: LoraPlan) -> str | 
     """What the plan's names promise to train and the adapter does not; None: nothing.
 
     Args:
-        model: without the adapter; the meta_model is enough.
+        model: without the adapter; one on the meta device is enough.
         tuned: with it.
     """
     adapted = adapted_weights(tuned)
@@ -58,7 +58,7 @@ def left_out(model: PreTrainedModel, tuned: PeftModel, plan: LoraPlan) -> str | 
 
 
 def unmerged(model: PreTrainedModel, tuned: PeftModel) -> str | None:
-    """What keeps the adapter from being worked into the files of its base; None: nothing.
+    """Why the adapter cannot be merged into the files of its base; None where it can.
 
     Args:
         model, tuned: as for `left_out`.

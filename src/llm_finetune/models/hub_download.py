@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub: room is looked for first, progress is told, refusals are explained."""
+"""Downloads from the Hugging Face Hub, with a check of free space, progress lines and explained errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def download(name: str, revision: str | None, patterns: Sequence[str], named_in:
         named_in: where the user finds that name, for errors.
 
     Raises:
-        ModelError: the Hub does not hand them out; says what to do.
+        ModelError: the Hub refuses them or cannot be reached; the message says what to do.
         OutputError: the cache has no room for them, or cannot be written.
     """
     from huggingface_hub import constants, snapshot_download
@@ -43,10 +43,10 @@ def download(name: str, revision: str | None, patterns: Sequence[str], named_in:
     fetched = partial(snapshot_download, name, revision=revision, allow_patterns=list(patterns))
     try:
         blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "blobs")
-        with writing(blobs, kept=_kept):
+        with writing(blobs, kept=_complete_files):
             missing = _missing_bytes(fetched)
         remove_abandoned(blobs.glob("*.incomplete"))
-        with writing(blobs, missing, _kept), _told(name, missing, blobs):
+        with writing(blobs, missing, _complete_files), _progress_logged(name, missing, blobs):
             return Path(fetched())
     except OutputError:
         raise
@@ -77,13 +77,13 @@ def download(name: str, revision: str | None, patterns: Sequence[str], named_in:
         raise ModelError(f"{where}: the Hub answered with status {status}: {hint}") from error
     except Exception as error:  # of several libraries; in their words the token may stand
         raise ModelError(
-            f"{where}: the download broke off ({type(error).__name__}); try again; where that does not help "
-            f"see to the network, and to the token ({TOKEN})"
+            f"{where}: the download failed ({type(error).__name__}); try again; where that does not help "
+            f"check the network and the token ({TOKEN})"
         ) from None
 
 
-def _kept() -> str:
-    return "files that are whole are kept"
+def _complete_files() -> str:
+    return "complete files are not downloaded again"
 
 
 def _missing_bytes(fetched: Callable[..., Any]) -> int:
@@ -99,27 +99,27 @@ def _missing_bytes(fetched: Callable[..., Any]) -> int:
 
 
 @contextmanager
-def _told(name: str, missing: int, blobs: Path) -> Iterator[None]:
+def _progress_logged(name: str, missing: int, blobs: Path) -> Iterator[None]:
     """Lines in the log while the body downloads; on a terminal the library itself draws a bar."""
     if not missing or sys.stderr.isatty():
         yield
         return
     log.info("downloading %s: %s", name, size(missing))
     over = threading.Event()
-    telling = threading.Thread(target=_tell, args=(name, missing, blobs, over), daemon=True)
-    telling.start()
+    logging_thread = threading.Thread(target=_log_progress, args=(name, missing, blobs, over), daemon=True)
+    logging_thread.start()
     try:
         yield
     finally:
         over.set()
-        telling.join()
+        logging_thread.join()
 
 
-def _tell(name: str, missing: int, blobs: Path, over: threading.Event) -> None:
+def _log_progress(name: str, missing: int, blobs: Path, over: threading.Event) -> None:
     began, before = time.monotonic(), held_bytes(blobs)
     while not over.wait(SECONDS_BETWEEN_LINES):
         if fetched := held_bytes(blobs) - before:
             left = (time.monotonic() - began) * (missing / fetched - 1)
             log.info("downloading %s: %s of %s, %s left", name, size(fetched), size(missing), duration(left))
         else:
-            log.info("downloading %s: nothing came yet", name)
+            log.info("downloading %s: nothing received yet", name)

@@ -13,7 +13,7 @@ LONGEST = 300
 
 @contextmanager
 def blamed(file: Path | str, what: str) -> Iterator[None]:
-    """Whatever the body raises becomes a ModelError; so it calls the library and does nothing of our own.
+    """Whatever the body raises becomes a ModelError; so it must do nothing but call the library.
 
     Args:
         file: whose content the library acts on.
@@ -32,5 +32,5 @@ def blamed(file: Path | str, what: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """In one line; a text of its own, or the kind of error where that says more."""
-    said = " ".join(str(error).split())[:LONGEST]
-    return said if " " in said else f"{type(error).__name__} {said}".strip()
+    text = " ".join(str(error).split())[:LONGEST]
+    return text if " " in text else f"{type(error).__name__} {text}".strip()

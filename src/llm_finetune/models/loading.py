@@ -48,7 +48,7 @@ def load_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
 
 
 def _use_own_attention(config: Any, folder: Path) -> None:
-    """What a model was trained with is often made for GPUs; here it is transformers' choice, or ours."""
+    """What a model was trained with is often made for GPUs; here transformers or this project chooses."""
     named = getattr(config, "_attn_implementation", None)
     if "/" in str(named):
         raise ModelError(
@@ -152,7 +152,7 @@ def load_weights(
     Args:
         device: meta: nothing is read but the files' headers; all that they can show to be wrong is raised.
         is_exact: the files hold this model and nothing else, as those that this project wrote. A base may
-            come with parts that a causal language model has no place for, which are named and left out.
+            come with parts that a causal language model has no place for, which are named and ignored.
 
     Raises:
         ModelError: weights are missing, broken, stored in a format that is not read, or of other shapes than
@@ -195,7 +195,7 @@ def read_weights(loader: Any, folder: Path, *, is_exact: bool, **options: Any) -
             folder,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, in our words
+            ignore_mismatched_sizes=True,  # reported below, in plain words
             **options,
         )
     for name, found, expected in sorted(report["mismatched_keys"]):
@@ -211,17 +211,17 @@ def read_weights(loader: Any, folder: Path, *, is_exact: bool, **options: Any) -
             "the download is incomplete, or config.json belongs to another model"
         )
     if left_over := sorted(report["unexpected_keys"]):
-        told = (
+        problem = (
             f"{folder}: {len(left_over)} weights of its files are none of this model's, first {left_over[0]}"
         )
         if is_exact:
-            raise ModelError(f"{told}: they belong to different models")
-        log.warning("%s; they are left out", told)
+            raise ModelError(f"{problem}: they belong to different models")
+        log.warning("%s; they are ignored", problem)
     return cast("PreTrainedModel", model)
 
 
 def check_ends(model: PreTrainedModel, folder: Path) -> None:
-    """Said before a training, not at the first answer after it."""
+    """Raises ModelError where generation_config.json names an invalid end token."""
     named = model.generation_config.eos_token_id
     for one in named if isinstance(named, list) else [named]:
         if not isinstance(one, int | None):
@@ -234,7 +234,7 @@ def check_ends(model: PreTrainedModel, folder: Path) -> None:
 def _from_folder(loader: Any, what: str, folder: Path, trust_remote_code: bool) -> Any:
     with blamed(folder, f"its {what} cannot be read"):
         try:
-            # False is said, not left out: left out, transformers would ask a terminal that may not be there.
+            # Passed explicitly: with None transformers would prompt at a terminal, which may not exist.
             return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except Exception as error:
             if "trust_remote_code" not in str(error):

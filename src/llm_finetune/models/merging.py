@@ -1,7 +1,7 @@
-"""A tuned model's weights, one at a time: the base's, with the adapter worked in where it has one.
+"""A tuned model's weights, one at a time: the base's, with the adapter merged where it has one.
 
 peft does the arithmetic, layer by layer, on a model that has no memory for its weights: each base weight is
-put into its layer in fp32, merged, taken out and forgotten.
+put into its layer in fp32, merged, taken out and released.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
         raise ModelError(f"the adapter cannot be merged: {first_line(error)}") from error
     merged: torch.Tensor = getattr(inner, name).detach()
     setattr(inner, name, hollow)
-    layer.merged_adapters.clear()  # for whoever asks again
+    layer.merged_adapters.clear()  # so that it can be merged again
     return merged
 
 

@@ -1,8 +1,8 @@
-"""The proof, on the model itself, that records which share a row do not see each other.
+"""Verifies on the model itself that packed records do not attend to each other.
 
-A row holds whole records one after another, told apart by positions that start again at 0. Most models of
-transformers build their attention mask from those positions; one that does not would mix the records of a
-row without a word. Two short records, together and apart, tell, as in evaluation and as in training.
+A row holds whole records one after another; their positions start again at 0. Most models of transformers
+build their attention mask from those positions; one that does not would silently mix the records of a row.
+The check compares the outputs of two short records, together and apart, in evaluation and training mode.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ TWIN_TOLERANCE = 1e-3
 
 
 def keeps_apart(config: PretrainedConfig, max_length: int, trust_remote_code: bool) -> bool:
-    """Whether records may share a row of this model, told before its weights are read, by a small twin.
+    """Whether records may share a row of this model, tried on a small twin before the weights are read.
 
-    True also where no twin can be made: then the model itself tells.
+    True also where no twin can be made: `check_isolation` then decides on the model itself.
 
     Args:
         max_length: positions of a row.
@@ -45,7 +45,7 @@ def keeps_apart(config: PretrainedConfig, max_length: int, trust_remote_code: bo
 
 
 def check_runs(model: Any, vocab_size: int) -> None:
-    """Raises ModelError where the model cannot be run, or what it gives are no numbers.
+    """Raises ModelError where the model cannot be run, or its outputs are NaN or infinite.
 
     Args:
         model: takes input_ids and position_ids of shape (rows, positions).
@@ -61,7 +61,7 @@ def check_runs(model: Any, vocab_size: int) -> None:
             logits = model(input_ids=second, position_ids=positions, use_cache=False).logits
         if not logits.isfinite().all():
             raise ModelError(
-                "the base model's outputs are no numbers (nan, or infinite): its weights are broken; "
+                "the base model's outputs are NaN or infinite: its weights are broken; "
                 "download or convert it again"
             )
 

@@ -21,7 +21,7 @@ SHARD_BYTES = 1_000_000_000
 class StoredWeights:
     """The weights of a model folder.
 
-    Each is mapped into memory by itself and let go with the tensor, so that reading a model of any size keeps
+    Each is memory-mapped by itself and released with its tensor, so that reading a model of any size holds
     one weight at a time.
 
     Raises:
@@ -39,7 +39,7 @@ class StoredWeights:
         return iter(self._files)
 
     def read(self, name: str) -> torch.Tensor:
-        """The weight of that name; its memory is the file's as long as nobody writes to it."""
+        """The weight of that name; it shares the file's memory until it is written to."""
         file = self.folder / self._files[name]
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -80,7 +80,7 @@ class ShardWriter:
     """Takes weights one after another and writes them to files of about `shard_bytes` each.
 
     Args:
-        folder: where nobody looks yet; files have their final names after `finish`.
+        folder: one that no reader uses yet; files have their final names after `finish`.
     """
 
     def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:

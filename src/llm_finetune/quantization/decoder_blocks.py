@@ -28,7 +28,7 @@ class Call:
     """What a block is called with for one text.
 
     Attributes:
-        hidden: the hidden states, its first argument; None where they are not kept.
+        hidden: the hidden states, its first argument; None where they were not recorded.
     """
 
     hidden: torch.Tensor | None
@@ -73,8 +73,8 @@ class Block:
 def walk(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Iterator[Block]:
     """The blocks from first to last, in fp32.
 
-    What the caller changes in a block is what the next one's inputs come from. A block is gone from memory
-    when the next is asked for.
+    What the caller changes in a block is what the next one's inputs come from. A block is released when the
+    next one is requested.
     """
     calls = record_calls(model, texts, hidden_of_all=False)
     hidden: list[torch.Tensor | None] = [call.hidden for call in calls[0]]
@@ -95,7 +95,7 @@ def record_calls(
     """For each block and each text what the block is called with, in fp32.
 
     Args:
-        hidden_of_all: keep the hidden states of all blocks, not only of the first.
+        hidden_of_all: record the hidden states of all blocks, not only of the first.
     """
     blocks = find_blocks(model)
     calls: list[list[Call]] = [[] for _ in blocks]
@@ -104,8 +104,8 @@ def record_calls(
         def record(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kwargs = dict(kwargs)
             hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)
-            kept = hidden.float() if hidden_of_all or number == 0 else None
-            calls[number].append(Call(kept, _in_fp32(rest), _in_fp32(kwargs)))
+            recorded = hidden.float() if hidden_of_all or number == 0 else None
+            calls[number].append(Call(recorded, _in_fp32(rest), _in_fp32(kwargs)))
 
         return record
 

@@ -1,4 +1,4 @@
-"""What an algorithm would refuse of a model, told before the training by a small twin of random weights.
+"""Whether an algorithm can quantize a model, tried before training on a small twin of random weights.
 
 Whether layers may be replaced, whether blocks hand on their hidden states one to the next, and which norms
 can pass a scale on, is decided by an architecture's code and not by its weights.

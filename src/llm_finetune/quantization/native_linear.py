@@ -20,7 +20,7 @@ def fits(weight: QuantizedWeight) -> bool:
 
 
 class NativeLinear(torch.nn.Module):
-    """A linear layer over codes of any number of bits, by kernels of our own. It cannot be trained."""
+    """A linear layer over codes of any number of bits, by native kernels. It cannot be trained."""
 
     kernel = "native"
     codes: torch.Tensor
@@ -69,7 +69,7 @@ def plain_matrix(linear: torch.nn.Linear, bias: torch.Tensor | None) -> Matrix:
     """A plain layer's weights in bf16, where they lie.
 
     Args:
-        bias: the layer's, in fp32; whoever calls keeps it.
+        bias: the layer's, in fp32; the caller must hold a reference to it.
     """
     sizes = (16, linear.out_features, linear.in_features, 0, 0)
     return Matrix(*sizes, *map(pointer, (linear.weight, None, None, bias)))

@@ -81,7 +81,7 @@ def quantize(
         raise _no_texts(algorithm)
     log.info("quantizing %s with %s, %d bits", tuned.own_files, algorithm, scheme.bits)
     if (output / DESCRIPTION).is_file():
-        log.warning("%s: the quantized model there gives way once the new one is whole", output)
+        log.warning("%s: the quantized model there is replaced once the new one is complete", output)
     size_bytes = size_of(meta_model, tuned.stored, scheme, layers)
     with atomic_directory(output, size_bytes, replaces=DESCRIPTION) as aside:
         writer = ShardWriter(aside)

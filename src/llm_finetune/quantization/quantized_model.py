@@ -152,7 +152,7 @@ def _plain_weights(model: PreTrainedModel, quantized: Collection[str]) -> dict[s
     """The weights that are not quantized, by their names, without memory.
 
     Raises:
-        ValueError: what is said to be quantized cannot be.
+        ValueError: a layer that the description names cannot be quantized.
     """
     head = model.get_output_embeddings()
     for path in quantized:
@@ -175,7 +175,7 @@ def _plain(
     """A weight that is not quantized, in the model's format.
 
     Raises:
-        ValueError: the model has no such weight, or one of another shape, or these are no numbers.
+        ValueError: the model has no such weight, or one of another shape, or it holds NaN or infinity.
     """
     if name not in expected:
         raise ValueError(f"the weight {reprlib.repr(name)} is none of this model's")
@@ -187,7 +187,7 @@ def _plain(
 
 
 def _check(name: str, part: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
-    """Raises ValueError where a tensor of the files has another shape or format, or holds no numbers.
+    """Raises ValueError where a tensor of the files has another shape or format, or holds NaN or infinity.
 
     Args:
         dtype: None: any of numbers with a fraction.
@@ -199,11 +199,11 @@ def _check(name: str, part: torch.Tensor, shape: tuple[int, ...], dtype: torch.d
             f"{name} has format {part.dtype}, expected {dtype or 'bfloat16, float16 or float32'}"
         )
     if part.dtype.is_floating_point and not part.isfinite().all():
-        raise ValueError(f"{name} holds what is no number (nan, or infinite)")
+        raise ValueError(f"{name} holds NaN or infinity")
 
 
 def _pack_head(model: PreTrainedModel) -> None:
-    """The output head in 8 bits, in memory only, where kernels of our own run it.
+    """The output head in 8 bits, in memory only, where native kernels run it.
 
     It is not quantized in the folder, but read whole for every token: in bf16 a fourth of all that a 4-bit
     model of 0.7 billion parameters reads. The perplexity is that of the model as it is loaded.

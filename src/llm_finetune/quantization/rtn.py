@@ -14,7 +14,7 @@ def round_to_nearest(weight: torch.Tensor, scheme: Scheme, clip: float = 1.0) ->
 
     Args:
         weight: shape (out, in); worked on in fp32.
-        clip: share of the range that is kept; what lies outside gets its end.
+        clip: share of the range that is represented; values outside are clamped.
     """
     codes, scales, zero_points = neural_compressor.weight_only("utility").quant_tensor(
         weight.to(torch.float32, copy=True),  # it works in place

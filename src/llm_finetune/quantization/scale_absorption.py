@@ -25,7 +25,7 @@ def scalable(block: Block) -> dict[str, list[str]]:
 
 
 def unscalable(algorithm: str, model_type: str) -> ModelError:
-    """What is to be said where no norm can."""
+    """The error for a model of which no norm can pass a scale on."""
     return ModelError(
         f"{algorithm}: no norm of a {model_type} model can pass a scale on to its linear layers; "
         "write GPTQ or RTN (distributed.quantize.woqAlgo)"

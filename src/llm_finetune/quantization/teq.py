@@ -119,7 +119,7 @@ class _Rounded(torch.nn.Module):
             self.rounded = _fake_rounded(linear.weight, scheme)
 
     def round(self) -> None:
-        """Rounds the weights anew, for the scale as it is now."""
+        """Rounds the weights again, for the current scale."""
         if self.scale is not None:
             self.rounded = _fake_rounded(self.linear.weight * self.scale.clip(SMALLEST_SCALE), self.scheme)
 

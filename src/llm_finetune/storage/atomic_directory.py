@@ -57,7 +57,7 @@ def atomic_directory(folder: Path, size_bytes: int, replaces: str | None = None)
         try:
             atomic.clear(folder.parent, [glob.escape(folder.name)])  # makes room where a kill left something
             check_replaceable(folder, replaces)  # which a kill may have put aside
-            with writing(folder, size_bytes, lambda: "the model that it is made from is kept"):
+            with writing(folder, size_bytes, lambda: "the source model is unchanged"):
                 aside.mkdir()
                 yield aside
                 atomic.place(aside, folder)

@@ -24,7 +24,7 @@ from llm_finetune.quantization.rtn import round_to_nearest
 from tiny_model import VOCABULARY, tiny_model
 
 pytestmark = pytest.mark.skipif(
-    library() is None, reason="no kernels of our own: no C compiler, or a processor without AVX512-BF16"
+    library() is None, reason="no native kernels: no C compiler, or a processor without AVX512-BF16"
 )
 
 STEPS = 12
@@ -200,9 +200,9 @@ def adapt(model: Any) -> Any:
     ("change", "reason"),
     [
         (hook, "up_proj has a hook"),
-        (adapt, "PeftModelForCausalLM are not known"),
+        (adapt, "PeftModelForCausalLM is not supported"),
         (lambda model: model.float(), "torch.float32"),
-        (lambda _: tiny_model("gemma2").bfloat16(), "Gemma2ForCausalLM are not known"),
+        (lambda _: tiny_model("gemma2").bfloat16(), "Gemma2ForCausalLM is not supported"),
     ],
 )
 def test_what_it_does_not_know_stays_with_the_model(change: Any, reason: str) -> None:

@@ -183,7 +183,7 @@ def test_attention_that_drops_weights_stays_the_models_own(
     with caplog.at_level("INFO"):
         model = made_fast(tiny_model(architecture, **rates)).train()
     assert model.config._attn_implementation != attention.NAME
-    assert "the model's own attention (NotImplementedError: it wants dropout)" in caplog.text
+    assert "not enabled: attention (NotImplementedError: it requires dropout)" in caplog.text
     assert isinstance(model.get_output_embeddings(), FusedLinearCrossEntropyHead)
     outcome(model)
     with pytest.raises(ModelError, match=r"optimizations\.packedAttention: found on.*dropout"):
@@ -293,4 +293,4 @@ def test_attention_that_cannot_be_replaced_is_not_said_to_be(caplog: pytest.LogC
     model = BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=4))
     with caplog.at_level("INFO"):
         made_fast(model.eval())
-    assert "the model's own attention (its code has one of its own)" in caplog.text
+    assert "not enabled: attention (its code implements its own)" in caplog.text

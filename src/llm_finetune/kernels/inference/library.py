@@ -1,7 +1,7 @@
 """The C sources as a library in this process, and their structures as Python fills them.
 
-Without a compiler, or on a processor that the sources are not written for, there is none; what calls it then
-takes torch's kernels, and one line of the log says why.
+Without a compiler, or on a processor without the required features, there is none; callers then use PyTorch's
+kernels, and one line of the log says why.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class Model(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library; None where there can be none."""
+    """The library; None where it cannot be built or run, which is logged once."""
     try:
         if missing := FEATURES - processor_features():
             raise NotCompiledError(f"this processor lacks {' '.join(sorted(missing))}")
         loaded = compiled(SOURCES, FLAGS, headers=HEADERS)
     except NotCompiledError as error:
-        log.info("no kernels of our own, so torch's are taken, which answer at half the speed: %s", error)
+        log.info("no native inference kernels, so generation takes about twice as long: %s", error)
         return None
     pointer, count = ctypes.c_void_p, ctypes.c_int
     loaded.multiply.argtypes = [ctypes.POINTER(Matrix), pointer, count, pointer, pointer, count]

@@ -23,7 +23,7 @@ from llm_finetune.kernels.training.segments import SegmentGroup, Segments
 NAME = "packed_causal"
 BLOCK = 128
 MAX_CACHED_LENGTH = 512
-"""Up to this length probabilities are kept for the backward pass; beyond, computing them again costs less."""
+"""Up to this length probabilities are saved for the backward pass; beyond, recomputing them costs less."""
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias")
 
@@ -49,11 +49,11 @@ def attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in each layer.
+    """Attention function that transformers calls in each layer.
 
     Args:
         query: shape (1, heads, tokens, head width); key and value may have fewer heads.
-        segments: the records; without them torch's own attention is used, as when text is generated.
+        segments: the packed records; None: PyTorch's attention, as in generation.
 
     Returns:
         Outputs of shape (1, tokens, heads, head width).
@@ -76,7 +76,7 @@ def attend(
 
 
 def _refuse_unknown(module: Any, dropout: float, window: int | None, others: dict[str, Any]) -> None:
-    """Raises NotImplementedError where more is wanted than causal attention, in a window or not."""
+    """Raises NotImplementedError for anything but causal attention, with or without a sliding window."""
     unknown = [name for name in _UNKNOWN if others.get(name) is not None]
     if dropout:
         unknown.append("dropout")
@@ -87,7 +87,7 @@ def _refuse_unknown(module: Any, dropout: float, window: int | None, others: dic
     if kind not in ("full_attention", "sliding_attention") or (kind == "sliding_attention" and not window):
         unknown.append(kind)
     if unknown:
-        raise NotImplementedError(f"it wants {', '.join(unknown)}")
+        raise NotImplementedError(f"it requires {', '.join(unknown)}")
 
 
 class RecordAttention(torch.autograd.Function):
@@ -111,7 +111,7 @@ class RecordAttention(torch.autograd.Function):
         ctx.heads, ctx.key_heads = query.shape[1], key.shape[1]
         ctx.segments, ctx.scale, ctx.window = segments, scale, window
         output = aligned[0].new_empty(segments.positions, ctx.heads * value.shape[-1])
-        remembered = []
+        saved = []
         for group in segments.groups:
             q, k, v = _batched(ctx, group, *aligned)
             out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
@@ -120,16 +120,16 @@ class RecordAttention(torch.autograd.Function):
                 product = torch.bmm(probabilities, v[:, keys])
                 out[:, :, rows] = product.view(*out[:, :, rows].shape)
                 if ctx.needs_input_grad[0] and group.length <= MAX_CACHED_LENGTH:
-                    remembered.append(probabilities)
+                    saved.append(probabilities)
             _unbatch(output, group, out, ctx.heads)
-        ctx.save_for_backward(*aligned, *remembered)
+        ctx.save_for_backward(*aligned, *saved)
         return segments.pick(output).view(query.shape[0], ctx.heads, -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         segments: Segments = ctx.segments
         query, key, value, *probabilities = ctx.saved_tensors
-        aligned, remembered = (query, key, value), iter(probabilities)
+        aligned, saved = (query, key, value), iter(probabilities)
         grads = [torch.empty_like(x) for x in aligned]
         aligned_grad = segments.align(grad.flatten(1))
         for group in segments.groups:
@@ -138,7 +138,7 @@ class RecordAttention(torch.autograd.Function):
             dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
             for rows, keys in _blocks(group.length, ctx.window):
                 if group.length <= MAX_CACHED_LENGTH:
-                    p = next(remembered)
+                    p = next(saved)
                 else:
                     p = _probabilities(q, k, rows, keys, ctx.scale, ctx.window)
                 g_rows, q_rows = (x[:, :, rows].flatten(1, 2) for x in (g, q))

@@ -1,4 +1,4 @@
-"""The passes of ops.cpp, callable with tensors."""
+"""Python bindings of ops.cpp, which take tensors."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def takes(*tensors: torch.Tensor) -> bool:
 
 @cache
 def kernels() -> Kernels | None:
-    """The kernels; None where they could not be compiled, which the log says."""
+    """The kernels; None where they cannot be compiled, which is logged once."""
     try:
         level = highest()
         return Kernels(compiled([SOURCE], level.compiler if level else FLAGS))
     except NotCompiledError as error:
-        log.warning("speed: the passes between matrix products are torch's own: %s", error)
+        log.warning("training with PyTorch operations: the native kernels cannot be compiled: %s", error)
         return None

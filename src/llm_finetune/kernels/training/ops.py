@@ -1,4 +1,4 @@
-"""The passes that attention, head and adapters share: compiled where there is a kernel, else torch's own."""
+"""Operations shared by attention, output head and LoRA: native kernels where compiled, else PyTorch."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ def dropped(x: torch.Tensor, rate: float, seed: int) -> torch.Tensor:
         native.run("dropout", x, result, x.numel(), seed, round(rate * 2**32), 1 / (1 - rate))
         return result
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - rate, generator=generator)
-    return x * kept.mul_(1 / (1 - rate))
+    mask = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - rate, generator=generator)
+    return x * mask.mul_(1 / (1 - rate))

@@ -1,4 +1,4 @@
-"""Which of the fast ways a model takes, each proved on the model itself before it is used."""
+"""Selects the optimizations that a model supports; each is verified against the original model before use."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 
 Switch = Literal["auto", "on", "off"]
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Of a whole model's log-probabilities, relative; layer by layer rounding adds up."""
+"""Largest relative difference of a model's log-probabilities; rounding adds up layer by layer."""
 GRADIENT_FACTOR = 4
-"""A gradient has gone through all layers twice, and may be off by so many times as much."""
+"""A gradient passes all layers twice, so its tolerance is this many times larger."""
 
 # Log-probabilities of labels, from input_ids, position_ids and labels, each of shape (rows, positions).
 Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-# Puts a fast way into a model, and returns what takes it back.
+# Installs an optimization in a model and returns the function that removes it.
 Put = Callable[[Any], Callable[[], None]]
-# What a model gives, by name.
+# Outputs and gradients of a model, by name.
 Outcome = dict[str, torch.Tensor]
 TRIAL_LENGTHS = (5, 3, 8)
-# What each is called among the keys of the settings.
+# The key of each optimization in the settings.
 KEYS = {"attention": "packedAttention", "head": "fusedCrossEntropy", "layers": "fusedLayers"}
 
 
 @dataclass(frozen=True)
 class Switches:
-    """Which fast ways are wanted: auto where they are equal, on or an error, off."""
+    """Which optimizations to enable: "auto" where outputs are equal, "on" to require it, or "off"."""
 
     attention: Switch = "auto"
     head: Switch = "auto"
@@ -47,16 +47,16 @@ class Switches:
 def optimize_model(
     model: Any, switches: Switches, ask: Ask, *, ignored: int, precision: Precision | None = None
 ) -> None:
-    """Gives a base model fast attention, head and layers, where it says and learns the same with each.
+    """Enables fast attention, output head and layers where outputs and gradients stay the same.
 
     Args:
         model: a causal language model of transformers, without adapters.
-        ask: the model's log-probabilities of labels, as the objective makes them.
-        ignored: stands among labels where there is none.
-        precision: as it will be run; None: in the format of its weights.
+        ask: computes the model's log-probabilities of labels, as the objective does.
+        ignored: the label of positions that are not trained.
+        precision: of the run; None: the dtype of the weights.
 
     Raises:
-        ModelError: a switch is on, and the model does not take it.
+        ModelError: a switch is "on", and the model does not support it.
     """
     ways = {"attention": _attention, "head": _head, "layers": _layers}
     taken: list[str] = []
@@ -84,19 +84,19 @@ def optimize_model(
             if reason and switch == "on":
                 raise ModelError(
                     f"distributed.train.optimizations.{KEYS[name]}: found on, but this model does not "
-                    f"take it: {reason}; write auto"
+                    f"support it: {reason}; write auto"
                 )
     if taken:
-        log.info("speed: %s made for this processor, equal to the model's own", ", ".join(taken))
+        log.info("optimizations enabled: %s (outputs verified against the original model)", ", ".join(taken))
     if plain:
-        log.info("speed: the model's own %s", "; ".join(plain))
+        log.info("optimizations not enabled: %s", "; ".join(plain))
 
 
 def optimize_lora_layers(model: torch.nn.Module, switch: Switch) -> None:
-    """Gives the LoRA layers of a model, put there by peft, their fast form.
+    """Fuses each LoRA layer that peft created with its base layer.
 
     Raises:
-        ModelError: the switch is on, and there is no layer that takes it.
+        ModelError: the switch is "on", and no layer can be fused.
     """
     if switch == "off":
         return
@@ -105,15 +105,15 @@ def optimize_lora_layers(model: torch.nn.Module, switch: Switch) -> None:
         raise ModelError(
             "distributed.train.optimizations.fusedLora: found on, but no adapter is a plain LoRA; write auto"
         )
-    log.info("speed: %d adapters in one step with the layer beneath", count)
+    log.info("optimizations enabled: fused LoRA on %d layers", count)
 
 
 class _RefusedError(Exception):
-    """The model has not what the fast way replaces."""
+    """The model lacks the part that the optimization replaces."""
 
 
 def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome, tolerance: float) -> str:
-    """Why a fast way is not taken; empty where it is."""
+    """Enable an optimization; returns why it was not enabled, or an empty string."""
     try:
         take_back = put(model)
     except _RefusedError as refusal:
@@ -130,7 +130,7 @@ def _try(model: Any, put: Put, outcome: Callable[[], Outcome], expected: Outcome
 
 
 def _outcome(model: Any, ask: Callable[[], torch.Tensor]) -> Outcome:
-    """What the model says in evaluation and in training, and the gradient of the latter by its embeddings."""
+    """Outputs in evaluation and in training mode, and the gradient of the latter by the embeddings."""
     with on_trial(model, training=False), torch.no_grad():
         outcome = {"outputs": ask()}
     embedded: list[torch.Tensor] = []
@@ -150,7 +150,7 @@ def _outcome(model: Any, ask: Callable[[], torch.Tensor]) -> Outcome:
 
 
 def _differing(found: Outcome, expected: Outcome, tolerance: float) -> str:
-    """What of an outcome is another; empty where nothing is."""
+    """Describes the first difference beyond the tolerance; empty where there is none."""
     for what, right in expected.items():
         wide, other = right.detach().double().flatten(), found[what].detach().double().flatten()
         difference = float((other - wide).norm() / wide.norm())
@@ -164,7 +164,7 @@ def _attention(model: Any) -> Callable[[], None]:
     attention.register()
     model.set_attn_implementation(attention.NAME)
     if model.config._attn_implementation != attention.NAME:
-        raise _RefusedError("its code has one of its own")
+        raise _RefusedError("its code implements its own")
     return lambda: model.set_attn_implementation(before)
 
 
@@ -173,7 +173,7 @@ def _head(model: Any) -> Callable[[], None]:
     if type(head) is not torch.nn.Linear:
         raise _RefusedError(f"it is a {type(head).__name__}, not a Linear")
     if not _ends_with_head(model, head):
-        raise _RefusedError("the model goes on with its logits: it caps or scales them")
+        raise _RefusedError("the model caps or scales its logits")
     FusedLinearCrossEntropyHead.of(head)
 
     def take_back() -> None:
@@ -183,7 +183,7 @@ def _head(model: Any) -> Callable[[], None]:
 
 
 def _ends_with_head(model: Any, head: torch.nn.Module) -> bool:
-    """Whether what the head gives is what the model gives; told by logits larger than a cap leaves alone."""
+    """Whether the head's output is the model's output, tried with logits that any soft cap would change."""
     vocab_size = model.config.get_text_config().vocab_size
     large = torch.linspace(-60, 60, vocab_size, dtype=model.dtype).view(1, 1, -1)
     handle = head.register_forward_hook(lambda layer, inputs, output: large)
@@ -198,7 +198,7 @@ def _ends_with_head(model: Any, head: torch.nn.Module) -> bool:
 def _layers(model: Any) -> Callable[[], None]:
     counts = layers.install(model)
     if not any(counts.values()):
-        raise _RefusedError("none is known, or there is no C++ compiler")
+        raise _RefusedError("none is supported, or there is no C++ compiler")
     return lambda: layers.remove(model)
 
 
@@ -213,7 +213,7 @@ def _trial(vocab_size: int, ignored: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 @contextmanager
 def _frozen(model: torch.nn.Module) -> Iterator[None]:
-    """The body makes no gradient of a weight, which would be as large as the weight."""
+    """Within the body no weight gets a gradient, which would be as large as the weight."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in trained:
         weight.requires_grad_(False)

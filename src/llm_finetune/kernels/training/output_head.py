@@ -1,12 +1,14 @@
-"""The output head on labels alone, in chunks: the logits of a batch never stand in memory as a whole.
+"""Fused linear cross-entropy: the output head on labels only, in chunks, without the logits of a whole batch.
 
 For a row h of hidden states and its label y, with W the head's weights and e_y the label's unit vector:
 
     log p(y) = (W h)_y - log sum exp(W h),    d log p(y) / dh = W^T (e_y - softmax(W h))
 
-The gradient needs nothing that comes later but a factor for each label, so it is made in the forward pass
-while the chunk's logits are at hand. Weights that are trained get theirs in the backward pass, from what the
-logits became then; where that is too much to keep, it is computed again.
+The backward pass only scales this gradient by a factor for each label, so it is computed in the forward pass,
+while the chunk's logits are in the cache. Trained weights get their gradient in the backward pass, from the
+saved gradient of the logits, or from recomputed logits where saving them would take too much memory. Liger
+Kernel (Hsu et al. 2024, arXiv 2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv 2411.09009) do
+the same on GPUs.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from torch.nn.functional import linear
 from llm_finetune.kernels.training.ops import label_log_probs_
 
 CHUNK_BYTES = 16 << 20
-"""Of a chunk's logits: half of a processor's last-level cache, or less."""
+"""Size of a chunk's logits: at most half of a processor's last-level cache."""
 MAX_SAVED_BYTES = 256 << 20
-"""Of all labels' logits at most, saved for the gradient of trained weights: half of what those take."""
+"""Largest size of the logits' gradient that is saved for the gradient of trained weights."""
 
 
 class FusedLinearCrossEntropyHead(torch.nn.Linear):
-    """A model's head that, while it is told targets, gives their log-probabilities instead of logits.
+    """An output head that returns log-probabilities of `targets` instead of logits while they are set.
 
     Attributes:
         targets: int64, shape (labels,), for hidden states of shape (labels, width). The output has shape
@@ -37,7 +39,7 @@ class FusedLinearCrossEntropyHead(torch.nn.Linear):
 
     @staticmethod
     def of(head: torch.nn.Linear) -> None:
-        """Gives an existing head this class; its weights, name and hooks stay."""
+        """Change the class of an existing head in place; its weights, name and hooks stay."""
         head.__class__ = FusedLinearCrossEntropyHead
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -99,7 +101,7 @@ def _logit_gradients(
     targets: torch.Tensor,
     saved: torch.Tensor | None,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Of the labels' log-probabilities, by the logits: what was saved, or chunk by chunk computed again."""
+    """Gradients of the log-probabilities by the logits: the saved ones, or recomputed chunk by chunk."""
     if saved is not None:
         yield slice(None), saved
         return

@@ -1,4 +1,4 @@
-"""The records of a batch laid end to end, and how attention takes them: in groups of nearly one length."""
+"""Layout of packed records for attention: end to end, in groups of similar length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ALIGNMENT = 32
 """Lengths are rounded up to a multiple of this: softmax and matrix products are slow on odd widths."""
 
 MIN_FILL = 0.8
-"""A record shares a group where it fills this part of the group's longest."""
+"""A record joins a group if it fills at least this share of the group's longest record."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ def flatten(input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.T
     taught[record[labels.flatten() != ignored]] = True
     if not taught.any():
         taught[0] = True  # an empty batch still takes part in the step
-    kept = taught[record]
+    selected = taught[record]
     lengths = torch.bincount(record, minlength=records)[taught]
-    ids, positions, flat_labels = (x.flatten()[kept].unsqueeze(0) for x in (input_ids, position_ids, labels))
+    ids, positions, flat_labels = (
+        x.flatten()[selected].unsqueeze(0) for x in (input_ids, position_ids, labels)
+    )
     return Flat(ids, positions, flat_labels, Segments.of(lengths))
