@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from alternating_runner import HERE, Program, in_turns
 from inputs import MODELS, VOCABULARY
-from peers import CACHE, peer
-from side_by_side import HERE, Program, in_turns
-from turns import Answer
+from peer_environments import CACHE, peer
+from worker_protocol import Answer
 
 from report import bars, machine, markdown, parser, peak_memory, spread, write
 

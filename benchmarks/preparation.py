@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import inputs
-from peers import CACHE, peer, tcmalloc
-from side_by_side import HERE, Program, in_turns
-from turns import Answer
+from alternating_runner import HERE, Program, in_turns
+from peer_environments import CACHE, peer, tcmalloc
+from worker_protocol import Answer
 
 from llm_finetune.distributed import available_cores
 from report import bars, machine, markdown, parser, peak_memory, spread, write

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import turns
-from turns import Answer
+import worker_protocol
+from worker_protocol import Answer
 
 from llm_finetune.config import load
 from report import bars, machine, markdown, parser, write
@@ -75,7 +75,7 @@ def main() -> None:
     rows = [_row(case, kills) for case, kills in found]
     results = {
         "machine": machine(),
-        "versions": turns.versions("torch", "transformers"),
+        "versions": worker_protocol.versions("torch", "transformers"),
         "save_steps": SAVE_STEPS,
         "killed_in_step": KILL_AT + 1,
         "rows": rows,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from turns import Answer
+from worker_protocol import Answer
 
 from llm_finetune.distributed import available_cores
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from author import TASKS, TRANSLATE, Question
 from prompt import prompt
+from text_generator import TASKS, TRANSLATE, Question
 
 PASS_MARK = 0.5
 LONGEST_ANSWER = 24

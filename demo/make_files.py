@@ -16,9 +16,9 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from author import TASKS, TRANSLATE, Author, Question
+from grammar import NOUNS, VERBS, denied, invented_word, plural, small, statement
 from prompt import prompt
-from seleki import NOUNS, VERBS, denied, invented_word, plural, small, statement
+from text_generator import TASKS, TRANSLATE, Author, Question
 
 Written = TypeVar("Written", bound=Hashable)
 
@@ -32,7 +32,7 @@ DICTIONARY = (*NOUNS.values(), *VERBS.values())
 
 def main(folder: Path) -> None:
     # Imported here: the tests read what is written without waiting for torch.
-    from untrained import save_untrained
+    from base_model import save_untrained
 
     texts, train, held_out = write(Random(SEED))
     folder.mkdir(parents=True, exist_ok=True)

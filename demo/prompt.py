@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from author import Question
+from text_generator import Question
 
 VALUES = Path(__file__).parent / "finetune_values.yaml"
 OPENING = yaml.safe_load(VALUES.read_text(encoding="utf-8"))["distributed"]["train"]["promptWithInput"]

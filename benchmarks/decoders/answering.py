@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import turns
+import worker_protocol
 
 Decode = Callable[[], Iterator[object]]
 
@@ -23,10 +23,10 @@ def take_turns(load: Callable[[], tuple[Decode, dict[str, object]]], **versions:
             be reported of the model.
     """
     started = time.perf_counter()
-    decode, said = load()
+    decode, details = load()
     loaded = time.perf_counter() - started
 
-    def answer() -> turns.Answer:
+    def answer() -> worker_protocol.Answer:
         started = time.perf_counter()
         tokens = decode()
         next(tokens)
@@ -35,4 +35,4 @@ def take_turns(load: Callable[[], tuple[Decode, dict[str, object]]], **versions:
         seconds = time.perf_counter() - first
         return {"first_token_seconds": first - started, "tokens_per_second": count / seconds}
 
-    turns.take_turns(answer, load_seconds=loaded, versions=versions, **said)
+    worker_protocol.take_turns(answer, load_seconds=loaded, versions=versions, **details)

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-import turns
+import worker_protocol
 
 from llm_finetune.distributed import Ranks, join
 from llm_finetune.host import allocator
@@ -42,7 +42,7 @@ optimize_model(model, Switches(), partial(label_log_probs, model), ignored=IGNOR
 
 with join("gloo", Ranks.from_environment(), 60) as group:
 
-    def work() -> turns.Answer:
+    def work() -> worker_protocol.Answer:
         started = time.perf_counter()
         found = evaluate(
             model,
@@ -55,4 +55,4 @@ with join("gloo", Ranks.from_environment(), 60) as group:
         seconds = time.perf_counter() - started
         return {"tokens_per_second": rows.summary.train.tokens / seconds, "loss": found.loss}
 
-    turns.take_turns(work, versions=turns.versions("torch", "transformers"))
+    worker_protocol.take_turns(work, versions=worker_protocol.versions("torch", "transformers"))

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import torch
-import turns
+import worker_protocol
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -34,10 +34,10 @@ trainer = Trainer(
 )  # fmt: skip
 
 
-def work() -> turns.Answer:
+def work() -> worker_protocol.Answer:
     started = time.perf_counter()
     loss = trainer.evaluate()["eval_loss"]
     return {"tokens_per_second": tokens / (time.perf_counter() - started), "loss": loss}
 
 
-turns.take_turns(work, versions=turns.versions("torch", "transformers"))
+worker_protocol.take_turns(work, versions=worker_protocol.versions("torch", "transformers"))

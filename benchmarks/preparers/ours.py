@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import turns
+import worker_protocol
 
 from llm_finetune.config import load
 from llm_finetune.data import open_prepared, prepare
@@ -22,7 +22,7 @@ values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": tr
 wanted = plan(load([], [f"distributed={json.dumps(values)}"], [], []).settings)
 
 
-def work() -> turns.Answer:
+def work() -> worker_protocol.Answer:
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
         prepared = open_prepared(prepare(wanted, tokenizer, Path(cache)))
@@ -49,4 +49,4 @@ def opening(folder: Path, *, verify: bool) -> float:
     return min(once() for _ in range(3))
 
 
-turns.take_turns(work, versions=turns.versions("tokenizers", "numpy"))
+worker_protocol.take_turns(work, versions=worker_protocol.versions("tokenizers", "numpy"))

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import turns
+import worker_protocol
 from datasets import load_dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -22,7 +22,7 @@ model = LlamaForCausalLM(
 )  # fmt: skip
 
 
-def work() -> turns.Answer:
+def work() -> worker_protocol.Answer:
     with tempfile.TemporaryDirectory() as cache:
         config = SFTConfig(
             output_dir=f"{cache}/out", packing=True, max_length=512, dataset_num_proc=processes,
@@ -37,4 +37,4 @@ def work() -> turns.Answer:
         return {"seconds": seconds, "rows": len(rows), "empty_share": 1 - used / (len(rows) * 512)}
 
 
-turns.take_turns(work, versions=turns.versions("tokenizers", "datasets", "trl"))
+worker_protocol.take_turns(work, versions=worker_protocol.versions("tokenizers", "datasets", "trl"))

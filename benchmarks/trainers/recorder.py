@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-import turns
+import worker_protocol
 
 PACKAGES = ("torch", "transformers", "peft")
 
@@ -72,22 +72,22 @@ class Recorder:
     def end(self) -> None:
         import torch
 
-        seconds, memory = time.perf_counter() - self.began, turns.peak_memory()
+        seconds, memory = time.perf_counter() - self.began, worker_protocol.peak_memory()
         if self.is_ready:
-            turns.say(
+            worker_protocol.send(
                 {
                     "seconds": seconds, "tokens": self.tokens, "labels": self.labels, "loss": self.loss,
-                    "seen": self.seen, "peak_memory_bytes": memory, "gemm_peak": turns.gemm_peak(),
+                    "seen": self.seen, "peak_memory_bytes": memory, "gemm_peak": worker_protocol.gemm_peak(),
                 }
             )  # fmt: skip
         else:
             preloaded = os.path.basename(os.environ.get("LD_PRELOAD", ""))
             allocator = preloaded or os.environ.get("GLIBC_TUNABLES") or "glibc"
-            turns.say(
+            worker_protocol.send(
                 {
-                    "first_step_seconds": turns.seconds_since_start(), "first_loss": self.loss,
+                    "first_step_seconds": worker_protocol.seconds_since_start(), "first_loss": self.loss,
                     "threads": torch.get_num_threads(), "allocator": allocator,
-                    "versions": turns.versions(*PACKAGES, *self.packages),
+                    "versions": worker_protocol.versions(*PACKAGES, *self.packages),
                 }
             )  # fmt: skip
         self.is_ready = True

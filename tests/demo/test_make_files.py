@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from author import TASKS, TRANSLATE, Question
 from make_files import DICTIONARY, write
+from text_generator import TASKS, TRANSLATE, Question
 
 Written = tuple[list[str], list[Question], list[Question]]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO
 
-from turns import Answer
+from worker_protocol import Answer
 
 from llm_finetune.distributed import available_cores
 from llm_finetune.inference_benchmark.memory_bandwidth import memory_bandwidth
@@ -31,7 +31,7 @@ class Program:
     """What is measured.
 
     Attributes:
-        command: it takes turns, as turns.py says.
+        command: it takes turns, as worker_protocol.py describes.
         rounds: turns that it takes at most.
         environment: variables beside those of this process.
     """

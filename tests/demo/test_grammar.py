@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seleki import (
+from grammar import (
     BRIGHT,
     CONSONANTS,
     DARK,

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from seleki import BRIGHT, CONSONANTS, DARK
+from grammar import BRIGHT, CONSONANTS, DARK
 
 BOS, EOS = "<s>", "</s>"
 VOCABULARY = 448

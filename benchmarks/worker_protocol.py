@@ -19,12 +19,12 @@ Answer = dict[str, Any]
 
 def take_turns(work: Callable[[], Answer], **ready: Any) -> None:
     """Tells by a line of JSON that it is ready, then what each turn gave, one for a line of input."""
-    say(ready)
+    send(ready)
     for _ in sys.stdin:
-        say({**work(), "peak_memory_bytes": peak_memory()})
+        send({**work(), "peak_memory_bytes": peak_memory()})
 
 
-def say(answer: Answer) -> None:
+def send(answer: Answer) -> None:
     print("\n@" + json.dumps(answer), flush=True)
 
 

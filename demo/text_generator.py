@@ -8,15 +8,15 @@ from itertools import chain
 from random import Random
 from typing import NamedTuple
 
-import seleki
-from seleki import MOODS, NOUNS, VERBS, Saying, Thing
+import grammar
+from grammar import MOODS, NOUNS, VERBS, Saying, Thing
 
 TASKS: dict[str, Callable[[str], str]] = {
-    "Put this into the plural.": seleki.plural,
-    "Make this small.": seleki.small,
-    "Deny this.": seleki.denied,
-    "Ask this.": seleki.asked,
-    "Tell this as a memory.": seleki.remembered,
+    "Put this into the plural.": grammar.plural,
+    "Make this small.": grammar.small,
+    "Deny this.": grammar.denied,
+    "Ask this.": grammar.asked,
+    "Tell this as a memory.": grammar.remembered,
 }
 ABOUT_WORDS = ("Put this into the plural.", "Make this small.")
 TRANSLATE = "Translate into Seleki."
@@ -43,19 +43,19 @@ class Author:
     def entry(self) -> str:
         """A word as a dictionary has it."""
         word = self.word()
-        several = seleki.plural(word)
+        several = grammar.plural(word)
         return (
             f"One {word}, the plural {several}. "
-            f"A small {word} is {seleki.small(word)}, the plural {seleki.small(several)}."
+            f"A small {word} is {grammar.small(word)}, the plural {grammar.small(several)}."
         )
 
     def moods(self) -> str:
         """A statement, and the other ways to tell it."""
         statement = self.statement()
         others = (
-            f"Deny this: {seleki.denied(statement)}.",
-            f"Ask this: {seleki.asked(statement)}.",
-            f"As a memory: {seleki.remembered(statement)}.",
+            f"Deny this: {grammar.denied(statement)}.",
+            f"Ask this: {grammar.asked(statement)}.",
+            f"As a memory: {grammar.remembered(statement)}.",
         )
         return " ".join((f"Say this: {statement}.", *self.random.sample(others, len(others))))
 
@@ -81,7 +81,7 @@ class Author:
         return Question(instruction, asked_of, TASKS[instruction](asked_of))
 
     def statement(self) -> str:
-        return seleki.statement(self._noun(), self._noun(), self.word())
+        return grammar.statement(self._noun(), self._noun(), self.word())
 
     def saying(self, subject: Thing | None = None) -> Saying:
         subject = subject or self._thing(self.random.choice(list(NOUNS)))
@@ -89,8 +89,8 @@ class Author:
         return Saying(subject, self.random.choice(list(VERBS)), whom, self.random.choice(list(MOODS)))
 
     def _noun(self) -> str:
-        noun = seleki.plural(self.word()) if self._chance(0.3) else self.word()
-        return seleki.small(noun) if self._chance(0.2) else noun
+        noun = grammar.plural(self.word()) if self._chance(0.3) else self.word()
+        return grammar.small(noun) if self._chance(0.2) else noun
 
     def _thing(self, noun: str) -> Thing:
         return Thing(noun, is_plural=self._chance(0.4), is_small=self._chance(0.3))
