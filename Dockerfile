@@ -3,11 +3,12 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 FROM ${PYTHON_IMAGE}
 
-# g++ compiles the training step's kernels for the processor they run on. tcmalloc and Intel's OpenMP stand where the
+# tini is process 1 of whatever the image runs; the chart's workers have their own (launcher/pid1.py), which also ends a
+# stopped launcher. g++ compiles the training step's kernels for the processor they run on. tcmalloc and Intel's OpenMP stand where the
 # chart's envVars.ldPreload looks for them, whatever versions the packages have.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libc6-dev libgoogle-perftools4 \
+    && apt-get install --yes --no-install-recommends g++ libc6-dev libgoogle-perftools4 tini \
     && rm -rf /var/lib/apt/lists/* \
     && lib=/usr/lib/x86_64-linux-gnu \
     && { test -e "$lib/libtcmalloc.so.4.5.9" || ln -s libtcmalloc.so.4 "$lib/libtcmalloc.so.4.5.9"; }
@@ -49,6 +50,7 @@ ENV HOME=/tmp \
     TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
     PYTHONUNBUFFERED=1
 USER 1000:1000
+ENTRYPOINT ["tini", "--"]
 CMD ["llm-finetune", "--help"]
 LABEL org.opencontainers.image.title="llm-finetune" \
       org.opencontainers.image.description="Fine-tunes open language models on CPUs" \

@@ -81,6 +81,8 @@ containers:
     command: [env, llm-finetune, worker]
     args:
       {{- include "llm-finetune.workerArguments" . | nindent 6 }}
+    # What ends the process before it can write its message: the end of its log says why.
+    terminationMessagePolicy: FallbackToLogsOnError
     {{- include "llm-finetune.environment" . | nindent 4 }}
     {{- include "llm-finetune.containerSecurity" . | nindent 4 }}
     resources:

@@ -36,7 +36,7 @@ def volumes(pod: Object) -> dict[str, Object]:
 
 
 @pytest.mark.parametrize("file", [CHECKOUT / "values.yaml", *SHIPPED], ids=lambda file: file.name)
-def test_every_pod_meets_the_restricted_standard(chart: Chart, file: Path) -> None:
+def test_every_pod_meets_the_restricted_standard_and_says_why_it_failed(chart: Chart, file: Path) -> None:
     for pod in pods(chart.render(None, "-f", str(file))):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -49,6 +49,7 @@ def test_every_pod_meets_the_restricted_standard(chart: Chart, file: Path) -> No
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
+            assert one["terminationMessagePolicy"] == "FallbackToLogsOnError"
         for volume in spec["volumes"]:
             assert set(volume) - {"name"} <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +153,24 @@ def test_two_releases_side_by_side(new_namespace: Callable[[], Namespace], tiny_
     assert releases[1].condition() == "Succeeded"
     assert releases[1].on_volume("ls output/saved_model/adapter_model.safetensors")
     releases[1].uninstall()
+
+
+def test_what_the_image_runs_by_itself_is_below_an_init(space: Namespace) -> None:
+    """Process 1 hears no signal that it does not handle: a command would last until it is killed."""
+    image = yaml.safe_load(space.values.read_text())["image"]
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    container = {
+        "name": "image",
+        "image": f"{image['name']}:{image['tag']}",
+        "args": ["sh", "-c", "cat /proc/1/comm; exec sleep infinity"],
+        "securityContext": {**restricted, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    pod = {"metadata": {"name": "image"}, "spec": {"containers": [container], "restartPolicy": "Never"}}
+    space.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Pod", **pod}))
+    until(lambda: space.get("pod", "image")["status"]["phase"] == "Running", "a running pod", minutes=5)
+    until(lambda: "tini" in space.kubectl("logs", "image"), "process 1's name in the log", minutes=1)
+    space.kubectl("exec", "image", "--", "sh", "-c", "kill -TERM 1")
+    until(lambda: space.get("pod", "image")["status"]["phase"] == "Failed", "the pod's end", minutes=1)
+    (status,) = space.get("pod", "image")["status"]["containerStatuses"]
+    assert status["state"]["terminated"]["exitCode"] == 128 + signal.SIGTERM
+    space.kubectl("delete", "pod", "image")

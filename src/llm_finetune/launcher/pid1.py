@@ -1,7 +1,8 @@
-"""Process 1 of a container: forwards signals to the launcher, and reaps what nobody waits for.
+"""Process 1 of a worker's container: forwards signals, reaps orphans and ends a stopped launcher.
 
 The kernel gives every orphan to process 1, where one that is not reaped stays a zombie, and delivers to it no
-signal that it does not handle.
+signal that it does not handle. tini, process 1 of everything else that the image runs, does that too. But it
+would wait forever for a launcher that is stopped (SIGSTOP), and leave no message of one that is killed.
 """
 
 from __future__ import annotations
