@@ -120,7 +120,7 @@ def test_nothing_goes_beyond_the_context(llama: Any) -> None:
     assert ids(far) == generated(llama, asked[1])
     with pytest.raises(ModelError, match="128 tokens"):
         decode(llama, prompts(CONTEXT), max_new_tokens=1)
-    with pytest.raises(ValueError, match="without tokens"):
+    with pytest.raises(ValueError, match="has no tokens"):
         decode(llama, [[3], []], max_new_tokens=1)
 
 

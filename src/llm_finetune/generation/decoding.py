@@ -15,7 +15,7 @@ from llm_finetune.errors import ModelError
 from llm_finetune.generation.native_decoder import NativeStep, native_step
 
 KEYS_AND_VALUES, STATES = "past_key_values", "cache_params"
-"""What attention keeps of the tokens before, and what recurrent layers (Mamba's) do."""
+"""Names of the cache in attention models and in recurrent models (Mamba)."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Sampling:
     """How a token is chosen from the model's distribution.
 
     Attributes:
-        temperature: the logits are divided by it; 0: always the likeliest token (greedy), the rest is unused.
-        top_k: choose among so many of the likeliest tokens; 0: among all.
-        top_p: choose among the fewest likeliest tokens that together have this probability (nucleus sampling,
-            Holtzman et al. 2019, arXiv 1904.09751), but one at least; counted after temperature and top_k.
+        temperature: the logits are divided by it; 0: always the most likely token (greedy); the
+            other fields are then unused.
+        top_k: sample from the k most likely tokens; 0: from all.
+        top_p: sample from the smallest set of most likely tokens whose total probability reaches this
+            (nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751), at least one; applied after
+            temperature and top_k.
         seed: the same prompts in the same batch with the same seed give the same tokens.
     """
 
@@ -77,7 +79,7 @@ def decode(
             model's outputs are NaN or infinite.
     """
     if not all(prompts):
-        raise ValueError("a prompt without tokens: there is nothing to go on from")
+        raise ValueError("a prompt has no tokens")
     context = context_length(model)
     longest = max(map(len, prompts), default=0)
     if context is not None and longest >= context:

@@ -1,4 +1,4 @@
-"""From tokens to text while they come: whole characters, up to the end or a stop string."""
+"""Incremental detokenization: whole characters, up to the end token or a stop string."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Detokenizer:
         self._before = self._decode(self._ids)
 
     def add(self, token_id: int) -> str:
-        """The text that is certain with this token; empty while it waits for the rest of a character."""
+        """The text completed by this token; empty while the rest of a character is missing."""
         self._ids.append(token_id)
         token = self._tokenizer.convert_ids_to_tokens(token_id)
         if token is None or token_id in self._specials or _BYTE.fullmatch(token):
@@ -42,7 +42,7 @@ class Detokenizer:
         return "" if text.endswith(HALF) else self._show(text)
 
     def rest(self) -> str:
-        """What was still waited for, at the end; bytes that form no character become U+FFFD."""
+        """The remaining text at the end; incomplete characters become U+FFFD."""
         return self._show(self._decode(self._ids))
 
     def _show(self, text: str) -> str:
@@ -105,7 +105,7 @@ class Answer:
         return self._up_to_a_stop(self._detokenizer.add(token.id))
 
     def rest(self) -> str:
-        """What was held back, where no more tokens follow."""
+        """The text that was held back, once no more tokens follow."""
         if self.ended:
             return ""
         text = self._up_to_a_stop(self._detokenizer.rest())

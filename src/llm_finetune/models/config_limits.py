@@ -1,4 +1,4 @@
-"""What a model's small files ask for, held against what any model is, before a library acts on it.
+"""Limits for a model's small files, checked before a library acts on them.
 
 A number in config.json decides how much memory and time it takes to make the model, or its configuration
 alone; a few replacements in tokenizer.json decide what becomes of a letter. The headers of the weight files
@@ -31,7 +31,7 @@ RANGES = {
     "vocab_size": (1, 2**26),
     "num_labels": (0, 2**16),
 }
-# What is left out at random in training: attention_dropout, resid_pdrop, hidden_dropout_prob, ...
+# Dropout probabilities: attention_dropout, resid_pdrop, hidden_dropout_prob, ...
 SHARE = re.compile(r"dropout(_prob|_rate|_p)?$|pdrop$")
 LAYERS = re.compile(r"(num_hidden|num|n|num_decoder|num_encoder|decoder|encoder)_layers?$|depth$")
 MOST_LAYERS = 2**12
@@ -43,7 +43,7 @@ GROWN = 64  # Unicode's own forms make 18 of one, and a record may have eight mi
 
 
 def check_config(folder: Path) -> None:
-    """Raises ModelError where config.json is none, or a number in it is none of a model's."""
+    """Raises ModelError where config.json is invalid, or a size in it is out of range."""
     file = folder / CONFIG
     if file.stat().st_size > CONFIG_BYTES:
         raise ModelError(f"{file}: found {file.stat().st_size:,} bytes, expected a few thousand")

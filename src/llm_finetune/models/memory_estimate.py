@@ -67,7 +67,7 @@ def training_need(
     """The need of a training step; activations are an estimate, all else is counted.
 
     Args:
-        model: the meta_model, with its adapters where it has them; what is trained requires a gradient.
+        model: on the meta device, with its adapters where it has them; what is trained requires a gradient.
         positions: of a batch.
         labels: how many of them are trained on.
         gradient_checkpointing: layers keep their inputs alone, and one layer at a time all.

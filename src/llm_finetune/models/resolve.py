@@ -48,7 +48,7 @@ def fetch(
     folder = _checked(download(name_or_path, revision, patterns, named_in), weights=False)
     if not weights:
         return folder
-    # Of that very commit, by which the cache names its folders: a branch may have moved on meanwhile.
+    # Of the commit that the cache names its folder by: a branch may have moved in the meantime.
     named = [escape(file) for file in weight_files(folder)]
     return _checked(download(name_or_path, folder.name, named, named_in), weights=True)
 
@@ -130,6 +130,5 @@ def _check_weight_files(folder: Path) -> None:
     for single in WEIGHT_FILES:
         if single not in files and (folder / single).is_file():
             raise ModelError(
-                f"{folder}: both {single} and {INDEX}, which names other files; remove the one that is not "
-                "meant"
+                f"{folder}: both {single} and {INDEX}, which names other files; remove the wrong one"
             )

@@ -1,4 +1,4 @@
-"""A small model of random weights with another's architecture: what only its code decides is seen on it.
+"""A small model with random weights and another model's architecture, to try what only its code decides.
 
 It has the layers, switches and kinds of attention that the configuration asks for, and widths of a few
 numbers, so it is made in a moment, before a weight of the real one is read.

@@ -27,7 +27,7 @@ class Conversion:
     """
 
     def __init__(self, stored: StoredWeights, meta_model: PreTrainedModel) -> None:
-        self._stored, self._outline = stored, meta_model
+        self._stored, self._meta_model = stored, meta_model
         taken = meta_model.state_dict()
         self.names: dict[str, str] = {}
         parts: dict[str, list[str]] = defaultdict(list)
@@ -50,11 +50,11 @@ class Conversion:
         parts = {name: self._stored.read(name) for name in self.parts[inside]}
         (dtype,) = {part.dtype for part in parts.values()}
         path, _, last = inside.rpartition(".")
-        module: Any = self._outline.get_submodule(path)
+        module: Any = self._meta_model.get_submodule(path)
         hollow = getattr(module, last)
-        config = LoadStateDictConfig(dtype=dtype, weight_mapping=_transforms(self._outline))
+        config = LoadStateDictConfig(dtype=dtype, weight_mapping=_transforms(self._meta_model))
         with _without_bar():
-            convert_and_load_state_dict_in_model(self._outline, parts, config)
+            convert_and_load_state_dict_in_model(self._meta_model, parts, config)
         joined: torch.Tensor = getattr(module, last)
         setattr(module, last, hollow)
         if joined.is_meta:
@@ -69,7 +69,7 @@ class Conversion:
         """
         from transformers.core_model_loading import revert_weight_conversion
 
-        parts: dict[str, torch.Tensor] = revert_weight_conversion(self._outline, {inside: weight})
+        parts: dict[str, torch.Tensor] = revert_weight_conversion(self._meta_model, {inside: weight})
         if parts.keys() != set(self.parts[inside]):
             raise ValueError(f"{inside} cannot be cut into the weights of the files again")
         return parts

@@ -1,4 +1,4 @@
-"""In what format a folder's files hold a model's weights: plain numbers, or codes that mean nothing alone.
+"""Storage formats of a model's weights: plain numbers, or codes that need scales to be read.
 
 Training reads weights through transformers; merging and quantization read them one at a time. What is no
 plain number has to be the same number to all of them, so what is read how is decided here, once:

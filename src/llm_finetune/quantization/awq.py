@@ -1,7 +1,8 @@
-"""AWQ (Lin et al. 2023, arXiv 2306.00978): inputs that are large on the calibration texts get finer weights.
+"""AWQ (Lin et al. 2023, arXiv 2306.00978): rounds weights more finely where calibration inputs are large.
 
-A norm is divided by a scale and the weights behind it multiplied, as far as the block's output says that it
-helps; then the range that is rounded to is narrowed, as far as a layer's output says so.
+A norm is divided by a scale and the weights that read it are multiplied, with the scale that gives the
+smallest error of the block's output; then the clipping range with the smallest error of each layer's
+output is chosen.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def awq(
 
 @torch.no_grad()
 def _scale_and_clip(search: Any, block: Block, groups: dict[str, list[str]]) -> dict[str, float]:
-    """Scales the block in place; for each layer that was scaled, the share of its range to keep."""
+    """Scales the block in place; for each layer that was scaled, its clipping ratio."""
     named = {tuple(f"{block.path}.{path}" for path in paths): norm for norm, paths in groups.items()}
     search.absorb_layer_dict = {names: f"{block.path}.{norm}" for names, norm in named.items()}
     search.total_block_args = [[call.hidden, *call.args] for call in block.calls]

@@ -1,5 +1,5 @@
-"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one by one, and the columns still to come
-make up for the error, by what the calibration texts say of the inputs.
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one by one, and the remaining columns
+compensate for the error, weighted by the inputs' second moments on the calibration texts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def gptq(
         solvers = _solvers(block, scheme)
         _show_inputs(block, solvers)
         for path, linear in block.linears().items():
-            # A layer that no text has reached tells nothing of its inputs.
+            # No calibration text reached the layer (a routed expert), so nothing is known of its inputs.
             if solvers[path].nsamples:
                 yield f"{block.path}.{path}", _solve(solvers[path], linear, scheme)
 
@@ -63,7 +63,7 @@ def _show_inputs(block: Block, solvers: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def _solve(solver: Any, linear: Any, scheme: Scheme) -> QuantizedWeight:
-    """The codes; the layer itself goes on with the rounded weights."""
+    """The codes; the layer continues with the rounded weights."""
     columns = solver.columns
     group = scheme.group_in(columns)
     try:

@@ -1,4 +1,4 @@
-"""The door to neural-compressor, whose import alone makes a folder in the working directory otherwise."""
+"""Imports neural-compressor without its workspace folder in the working directory and its log lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantization: a tuned model into a folder with weights of a few bits, and what that costs in perplexity."""
+"""Weight-only quantization of a tuned model: writes a quantized folder and evaluates its perplexity."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 
 # Dimensions of a weight that holds many matrices.
 STACKED = 3
-# Of all weights: what a quantization leaves of that many, it says.
-SHARE_TOLD = 0.05
+# A warning names the weights that stay unquantized where they are at least this share of all.
+MIN_REPORTED_SHARE = 0.05
 
 PerplexityOf = Callable[[PreTrainedModel], float]
 Results = Iterator[tuple[str, QuantizedWeight | torch.Tensor]]
@@ -58,9 +58,9 @@ def quantize(
     texts: Sequence[Sequence[int]],
     perplexity: PerplexityOf | None = None,
 ) -> QuantizationResult:
-    """Writes the quantized model to settings.output_dir, which is replaced once the new one is whole.
+    """Writes the quantized model to settings.output_dir, which is replaced once the new one is complete.
 
-    Every linear layer is quantized but the output head; that and the embeddings stay as they are.
+    Every linear layer but the output head is quantized; output head and embeddings keep their format.
 
     Args:
         tuned: the model to quantize.
@@ -116,7 +116,7 @@ def check_quantization(
     has_records: bool = True,
     trust_remote_code: bool = False,
 ) -> None:
-    """Refuses what cannot be done, before anything is trained.
+    """Checks before training that the quantization can be done.
 
     Args:
         config: of the model.
@@ -125,8 +125,8 @@ def check_quantization(
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        SettingsError: settings that cannot be.
-        ModelError: a model without linear layers, or one that the algorithm cannot quantize.
+        SettingsError: the settings contradict each other.
+        ModelError: the model has no linear layers, or the algorithm cannot quantize it.
         OutputError: outputDir holds something else, or cannot be written.
     """
     scheme, output, algorithm = scheme_of(settings), Path(settings.output_dir), settings.woq_algo
@@ -143,8 +143,8 @@ def check_quantization(
         raise _no_texts(algorithm)
     meta_model = loading.meta_model(config, trust_remote_code)
     unstack(meta_model)
-    if told := left_as_they_are(meta_model):
-        log.warning("%s", told)
+    if warning := unquantized_part(meta_model):
+        log.warning("%s", warning)
     quantizable_layers(meta_model)
     groups = rehearse(config, algorithm, trust_remote_code)
     if groups and algorithm == "AWQ" and not _has_whole_groups(meta_model, groups, scheme):
@@ -183,7 +183,7 @@ def scheme_of(settings: QuantizeSettings) -> Scheme:
 def size_of(
     meta_model: PreTrainedModel, stored: StoredWeights, scheme: Scheme, layers: dict[str, torch.nn.Module]
 ) -> int:
-    """About the bytes of the quantized weights: codes and scales of the layers, and all else as it is."""
+    """Estimated bytes of the quantized model: codes and scales of the layers, other weights unchanged."""
     shapes = [features(layer) for layer in layers.values()]
     codes = sum(out * scheme.row_bytes(length) for out, length in shapes)
     weights: int = meta_model.num_parameters()
@@ -195,7 +195,7 @@ def quantizable_layers(meta_model: PreTrainedModel) -> dict[str, torch.nn.Module
     """The linear layers by their paths, without the output head, as neural-compressor does by default.
 
     Args:
-        meta_model: with its experts apart.
+        meta_model: on the meta device, with experts unstacked into linear layers.
     """
     head = meta_model.get_output_embeddings()
     layers = {
@@ -210,20 +210,20 @@ def quantizable_layers(meta_model: PreTrainedModel) -> dict[str, torch.nn.Module
     return layers
 
 
-def left_as_they_are(meta_model: PreTrainedModel) -> str | None:
-    """Which large part of the model a quantization does not touch; None: there is none.
+def unquantized_part(meta_model: PreTrainedModel) -> str | None:
+    """A warning that names the large part of the model that stays unquantized; None where there is none.
 
     Args:
-        meta_model: with its experts apart.
+        meta_model: on the meta device, with experts unstacked into linear layers.
     """
     left = {name for name, weight in meta_model.named_parameters() if weight.dim() == STACKED}
     share = share_of(meta_model, left)
-    if share < SHARE_TOLD:
+    if share < MIN_REPORTED_SHARE:
         return None
     kind = meta_model.config.model_type
     return (
         f"distributed.doQuantize: {min(left)} and its like are no linear layers in the code of {kind}; "
-        f"{share:.0%} of its weights stay as they are"
+        f"{share:.0%} of its weights are not quantized"
     )
 
 
@@ -236,7 +236,7 @@ def _has_whole_groups(meta_model: PreTrainedModel, groups: dict[str, list[str]],
 def calibration_texts(split: Split, count: int) -> list[list[int]]:
     """Token ids of up to `count` records, evenly from the whole split.
 
-    Records of one token tell nothing and are left out.
+    Records of one token carry no information and are skipped.
     """
     rows = min(len(split), count)
     picked = [split[math.floor(number * len(split) / rows)] for number in range(rows)]

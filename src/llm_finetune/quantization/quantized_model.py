@@ -2,10 +2,10 @@
 
     quantization.json       algorithm, bits, group size, scheme, and the names of the quantized layers
     *.safetensors           <layer>.codes, .scales and .zeros; the other weights under their own names
-                            (a layer's stacked experts as one linear layer an expert: unstacking.py)
+                            (stacked experts as one linear layer each: models/unstacked_experts.py)
     config.json, tokenizer, generation_config.json, prompt_config.json
 
-Nothing in it is pickled, and nothing in it is run.
+Nothing in it is pickled or executed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Description:
-    """What quantization.json says.
+    """Content of quantization.json.
 
     Attributes:
         algorithm: RTN, GPTQ, AWQ or TEQ.
@@ -59,7 +59,7 @@ class Description:
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
-        """Makes the folder a quantized model's."""
+        """Writes quantization.json, which marks the folder as a quantized model."""
         (folder / DESCRIPTION).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
@@ -81,7 +81,7 @@ class Description:
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
-    """What quantization.json holds; raises ValueError where a value is none that a quantization writes."""
+    """Validated content of quantization.json. Raises ValueError where a value is invalid."""
     bits, size, layers = content["bits"], content["group_size"], content["layers"]
     right = {
         "format": content["format"] == FORMAT,
@@ -99,14 +99,14 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
 def load_quantized(
     folder: Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The model of a quantized folder, to answer with; a causal language model of transformers.
+    """Load a quantized folder for inference, as a causal language model of transformers.
 
     Args:
-        dtype: of what is not quantized. None: bf16 where the processor has it, else fp32.
+        dtype: of the weights that are not quantized. None: bf16 where the processor has it, else fp32.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        ModelError: the folder is not a quantized model's, or is not whole.
+        ModelError: the folder is not a quantized model's, or is incomplete.
     """
     folder = Path(folder)
     description = Description.read(folder)
@@ -128,15 +128,13 @@ def load_quantized(
         state = {name: _plain(name, tensors.pop(name), plain, dtype) for name in list(tensors)}
     except (AttributeError, KeyError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ModelError(
-            f"{folder}: {DESCRIPTION} and the weights do not fit together, so the folder is not whole: {what}"
-        ) from error
+        raise ModelError(f"{folder}: {DESCRIPTION} and the weights do not fit together: {what}") from error
     model.load_state_dict(state, strict=False, assign=True)  # held against the model's names above
     del state
     model.tie_weights()
     for name, parameter in model.named_parameters():
         if parameter.is_meta:  # of those that are tied, neither is there
-            raise ModelError(f"{folder}: the weight {name} is not in its files: the folder is not whole")
+            raise ModelError(f"{folder}: the weight {name} is not in its files: the folder is incomplete")
     file = folder / "generation_config.json"
     if file.is_file():
         try:

@@ -2,7 +2,7 @@
 
 AWQ and TEQ divide a norm's outputs and multiply the weights behind it: the same function, easier to round.
 Whether it is the same depends on the architecture (some norms add 1 to their weight, some are read by more
-than linear layers), so it is tried out on the block instead of looked up by name.
+than linear layers), so it is tried on the block instead of looked up by name.
 """
 
 from __future__ import annotations

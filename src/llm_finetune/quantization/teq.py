@@ -1,9 +1,9 @@
 """TEQ (Cheng et al. 2023, arXiv 2310.10944): like AWQ, but the scales are trained, on the whole model.
 
 Two things differ from neural-compressor's class of that name, which made every model tried worse than plain
-rounding. Its gradients pass straight through the rounding, as though a group's step did not grow with the
-group's range; here they know. And the scales are trained towards the answers of the model as it was, not
-towards the texts, since what the texts happen to say would be learned as well.
+rounding. Its gradients pass straight through the rounding, as if a group's step did not depend on the group's
+range; here they include it. And the scales are trained to match the outputs of the original model instead of
+the texts, so that they do not learn the texts' content.
 
 The whole model is in memory, in fp32, with what its backward pass needs.
 """

@@ -1,8 +1,9 @@
 """Norms, rotary embeddings and gated feed-forward layers as single passes, where kernels are compiled.
 
-A model's own layer is replaced only after it and the pass have given the same on random numbers: so a class
-that merely has a known name stays as it is. All that is replaced is the model's own and goes with it: another
-model of this process, such as the one that is quantized after the training, has what transformers gave it.
+A layer is replaced only after it and the kernel have given the same outputs on random inputs, so a class
+that merely has a known name stays unchanged. Only this model's instances are changed, never a class of
+transformers: another model of this process, such as the one that is quantized after training, keeps the
+original layers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ROTARY = "apply_rotary_pos_emb"
 
 
 def install(model: torch.nn.Module) -> dict[str, int]:
-    """Puts the passes into the layers that they are equal to; returns how many of each kind."""
+    """Replaces the layers that a kernel is equivalent to; returns their number by kind."""
     native = kernels()
     if native is None:
         return {}
@@ -54,7 +55,7 @@ def install(model: torch.nn.Module) -> dict[str, int]:
 
 
 def remove(model: torch.nn.Module) -> None:
-    """Gives the layers their own forward passes back."""
+    """Restores the original forward passes."""
     for layer in model.modules():
         if getattr(layer.__dict__.get("forward"), "__module__", "") == __name__:
             del layer.__dict__["forward"]

@@ -3,10 +3,10 @@
     y = x W^T + b + s drop(x) A^T B^T                (Hu et al. 2021, arXiv 2106.09685)
     dB = s dy^T drop(x) A^T,  dA = s B^T dy^T drop(x),  dx = dy W + drop'(s dy B A)
 
-peft's layer turns x to fp32, makes both products in fp32 and adds in another pass. Here the adapter's
-weights, which stay fp32, are rounded to x's format for the products, as autocast does, and these add into
-what is there. Dropout keeps the seed of its mask and not the mask; it is another draw than peft's, from the
-same distribution.
+peft's layer converts x to fp32, computes both products in fp32 and adds them in another pass. Here the
+adapter's weights, which stay fp32, are rounded to x's format for the products, as autocast does, and these
+accumulate into the base layer's output. Dropout saves the seed instead of the mask; its masks differ from
+peft's, but have the same distribution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llm_finetune.kernels.training.ops import dropped
 
 
 def install(model: torch.nn.Module) -> int:
-    """Puts the step into every LoRA layer that it knows; returns how many those are."""
+    """Replaces the forward pass of every supported LoRA layer; returns their number."""
     from peft.tuners.lora import Linear as LoraLinear
 
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLinear) and _is_known(layer)]
