@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -34,6 +32,7 @@ from llm_finetune.data.records import Origin
 from llm_finetune.data.stats import Summary
 from llm_finetune.errors import DataError
 from llm_finetune.runtime.formatting import size
+from llm_finetune.storage import atomic
 from llm_finetune.storage.errors import held_bytes, writing
 from llm_finetune.storage.stale_files import remove_abandoned
 
@@ -168,7 +167,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written.
     """
-    work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    work = atomic.aside_of(folder)
     try:
         with writing(folder, kept=lambda: f"{size(held_bytes(work))} of it were written"):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +236,7 @@ def _publish(work: Path, folder: Path) -> None:
         return  # another process was faster; the name says that its content is the same
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        os.rename(work, folder)
+        atomic.place(work, folder)
     except OSError:
         if _damage(folder):
             raise
