@@ -9,9 +9,9 @@ from llm_finetune.config.schema import (
     EvalSettings,
     QuantizeSettings,
     Settings,
-    TrainSettings,
 )
 from llm_finetune.config.single_stage import only
+from llm_finetune.config.train_schema import TrainSettings
 
 __all__ = [
     "BenchmarkSettings",

@@ -31,8 +31,8 @@ def help_text() -> str:
     """The keys as plain text: key, type and default on one line, the meaning below it."""
     lines = []
     for path, key in keys(Settings):
-        lines.append(f"{ROOT}.{path}  ({key.kind.name}, default {_scalar(key.default)})")
-        lines += textwrap.wrap(_meaning(key), 96, initial_indent="    ", subsequent_indent="    ")
+        lines.append(f"{ROOT}.{path}  ({key.kind}, default {_scalar(key.default)})")
+        lines += textwrap.wrap(key.meaning, 96, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
 
@@ -75,21 +75,11 @@ def _old_names(chart_keys: list[ChartKey]) -> Iterator[OldName]:
             yield OldName(f"{ROOT}.{key.was}", f"{ROOT}.{path}", key.default)
 
 
-def _meaning(key: Key) -> str:
-    allowed = key.kind.expected
-    parts = [key.description]
-    if allowed not in ("text", "true or false"):
-        parts.append(f"{allowed[0].upper()}{allowed[1:]}.")
-    if key.none is not None:
-        parts.append(f"Null: {key.none}.")
-    return " ".join(parts)
-
-
 def _yaml(section: type[Section], indent: str) -> Iterator[str]:
     for name, entry in section.entries().items():
         if isinstance(entry, Key):
             yield from textwrap.wrap(
-                f"-- ({entry.kind.name}) {_meaning(entry)}",
+                f"-- ({entry.kind}) {entry.meaning}",
                 108,
                 initial_indent=f"{indent}# ",
                 subsequent_indent=f"{indent}# ",
@@ -113,7 +103,10 @@ def _schema(section: type[Section]) -> dict[str, Any]:
     properties = {}
     required = []
     for name, entry in section.entries().items():
-        properties[name] = _key_schema(entry) if isinstance(entry, Key) else _schema(entry)
+        if isinstance(entry, Key):
+            properties[name] = {"description": entry.meaning, "default": entry.default, **entry.schema}
+        else:
+            properties[name] = _schema(entry)
         if not isinstance(entry, Key) or entry.none is None:
             required.append(name)
     return {
@@ -122,14 +115,6 @@ def _schema(section: type[Section]) -> dict[str, Any]:
         "required": required,
         "properties": properties,
     }
-
-
-def _key_schema(key: Key) -> dict[str, Any]:
-    none = ({"enum": [None, ""]},) if key.none is not None else ()
-    old_words = ({"enum": list(key.was_values)},) if key.was_values else ()
-    alternatives = (*key.kind.schema, *old_words, *none)
-    allowed = alternatives[0] if len(alternatives) == 1 else {"anyOf": list(alternatives)}
-    return {"description": _meaning(key), "default": key.default, **allowed}
 
 
 def _with_schema(file: Path, chart_keys: list[ChartKey], old_names: list[OldName]) -> str:
@@ -146,7 +131,7 @@ def _table(chart_keys: list[ChartKey]) -> Iterator[str]:
     for key in chart_keys:
         yield _row(key.path, key.kind, shown(key.default), key.meaning)
     for path, own in keys(Settings):
-        yield _row(f"{ROOT}.{path}", own.kind.name, _scalar(own.default), _meaning(own))
+        yield _row(f"{ROOT}.{path}", own.kind, _scalar(own.default), own.meaning)
 
 
 def _row(*cells: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from llm_finetune.config.fields import Key, Section, shown
+from llm_finetune.config.fields import Key, Section
+from llm_finetune.config.wording import shown
 from llm_finetune.errors import SettingsError
 
 Path = tuple[str, ...]
