@@ -49,7 +49,7 @@ def kind(schema: Schema) -> str:
 
 
 def hint(errors: Sequence[ErrorDetails]) -> str:
-    """What a validator says beside what is expected; mostly nothing."""
+    """What a check says beside what is expected; mostly nothing."""
     for error in errors:
         if error["type"] == "value_error" and str(error["ctx"]["error"]):
             return f"; {error['ctx']['error']}"
