@@ -74,7 +74,7 @@ class Model:
 
     @property
     def format(self) -> str:
-        """How it is asked: chat, alpaca or text, as in its training."""
+        """The format of its prompts: chat, alpaca or text, as in its training."""
         return self._asking.format
 
 
@@ -89,7 +89,7 @@ def run(values: Mapping[str, Any] | str | Path | Sequence[str | Path], *, fresh:
         fresh: ignore checkpoints and results, and start over.
 
     Raises:
-        UserError: what is wrong, where, and what to do; its class says of what kind, as the exit code does.
+        UserError: what is wrong, where, and what to do; each exit code has its subclass.
         KeyboardInterrupt: after the job has saved its last finished step.
     """
     from llm_finetune.config import handing_on
@@ -166,7 +166,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[str]:
-    """The model's answer to each prompt, which is asked as in its training, and as `llm-finetune chat` asks.
+    """The model's answer to each prompt, in the format of its training, as `llm-finetune chat` uses it.
 
     Args:
         prompts: questions; for a model of plain text, texts to go on with.

@@ -24,10 +24,10 @@ import json, multiprocessing, os, pathlib, signal, sys, time
 from llm_finetune.errors import DataError
 from llm_finetune.config import load
 from llm_finetune.pipeline import background_preparation as room
-from llm_finetune.pipeline.background_preparation import preparing
+from llm_finetune.pipeline.background_preparation import background_preparation
 
 room.available_cores = lambda: int(os.environ.get("CORES", "2"))
-with preparing(load([], [sys.argv[1]]).settings) as ahead:
+with background_preparation(load([], [sys.argv[1]]).settings) as ahead:
     process = next(iter(multiprocessing.active_children()), None)
     print(process.pid if process else 0, flush=True)
 """

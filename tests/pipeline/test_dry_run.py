@@ -53,3 +53,27 @@ def test_check_says_that_no_result_could_be_written(
     outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
     assert outcome.code == 5, outcome.text
     assert f"{tmp_path}/file/out: cannot be written" in outcome.text
+
+
+def test_records_that_are_cut_are_a_warning_with_their_share(
+    model_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    values = {
+        "modelNameOrPath": str(model_folder),
+        "train__datasetName": None,
+        "train__dataFile": str(data_file),
+        "train__outputDir": str(tmp_path / "out"),
+        "train__maxSeqLength": 32,
+        "train__bf16": "auto",
+    }
+    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    assert outcome.code == 0, outcome.text
+    cut = "60 of 60 measured records (100.0%) exceed maxSeqLength 32: prompts are truncated on the left"
+    valid = f"Configuration, model and data are valid. Output directory: {tmp_path / 'out'}"
+    assert 0 < outcome.text.index(f"WARNING: {cut}") < outcome.text.index(valid)
+    assert f"--- {data_file}, row 1 (prompt truncated on the left" in outcome.text

@@ -19,6 +19,7 @@ from llm_finetune.data.sources.iterate import Files, Problems, read_records, whe
 from llm_finetune.data.spec import PreparePlan
 from llm_finetune.data.tokenization import TokenSequence
 from llm_finetune.data.tokenized_records import Placed, Sequencer
+from llm_finetune.data.truncation import Fitted
 
 CHECKED_RECORDS = 200_000
 MEASURED_RECORDS = 2_000
@@ -32,10 +33,12 @@ class Example:
     Attributes:
         place: file and row.
         pieces: the tokens as text; `trained` where the loss counts them.
+        cut: what it lost to maxSeqLength, in words; empty: nothing.
     """
 
     place: str
     pieces: list[Piece]
+    cut: str
 
     def __str__(self) -> str:
         # A record that brings the brackets itself would show another part as the trained one.
@@ -124,6 +127,7 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
             Example(
                 where(recipe.catalog.training, written.place[0]),
                 _pieces(written.fitted.sequences[0], tokenizer),
+                _describe_cut(written.fitted),
             )
             for written in measured[:examples]
         ],
@@ -139,7 +143,7 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
             **{f"p{p}": float(np.percentile(read, p, method="higher")) for p in (50, 90, 99)},
             "longest": float(read.max()),
         },
-        too_long=int(np.count_nonzero(read > plan.max_length)),
+        too_long=len({written.place[0] for written in measured if written.length > plan.max_length}),
         too_long_fate=recipe.too_long,
         packed=Layout(len(row_offsets) - 1, (len(row_offsets) - 1) * plan.max_length),
         padded=_padded(fitted, batch_size),
@@ -161,6 +165,15 @@ def _check(
         if len(head) < MEASURED_RECORDS:
             head.append(((origin, 1), record))
     return head, np.array(hashes, np.uint64), complete
+
+
+def _describe_cut(fitted: Fitted) -> str:
+    cuts = {
+        "prompt truncated on the left": fitted.prompt_cut,
+        "answer truncated": fitted.answer_cut,
+        f"the first of {len(fitted.sequences)} parts": len(fitted.sequences) > 1,
+    }
+    return ", ".join(words for words, holds in cuts.items() if holds)
 
 
 def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[Piece]:

@@ -13,7 +13,7 @@ from llm_finetune.host import allocator
 from llm_finetune.launcher import launch
 from llm_finetune.launcher.output_paths import resolved
 from llm_finetune.launcher.preflight import check_machine, machine_warnings
-from llm_finetune.pipeline.background_preparation import preparing
+from llm_finetune.pipeline.background_preparation import background_preparation
 from llm_finetune.runtime import heartbeat, shutdown, standard_streams
 from llm_finetune.runtime.fast_imports import loading
 from llm_finetune.runtime.logging import configure
@@ -66,7 +66,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
 
 
 def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
-    with preparing(settings) if ranks.is_main_process else nullcontext(lambda: None) as ahead:
+    with background_preparation(settings) if ranks.is_main_process else nullcontext(lambda: None) as ahead:
         with loading():
             from llm_finetune.distributed import join
             from llm_finetune.pipeline import pipeline

@@ -18,27 +18,27 @@ from llm_finetune.errors import DataError
 from llm_finetune.runtime.parent_death import end_with
 from llm_finetune.runtime.signals import heeded
 
-Ahead = Callable[[], Path | None]
+BackgroundPreparation = Callable[[], Path | None]
 SECONDS_TO_EXIT = 5.0
 
 
 @contextmanager
-def preparing(settings: Settings) -> Iterator[Ahead]:
-    """While the body runs, the data is prepared beside it.
+def background_preparation(settings: Settings) -> Iterator[BackgroundPreparation]:
+    """Prepares the data in another process while the body runs.
 
     Returns:
         What waits for the folder of the prepared rows, or raises a DataError where the records are wrong.
-        None: it was not worthwhile, or that process failed otherwise; then whoever asks prepares the data,
-        and meets what was in the way.
+        None: it was not worthwhile, or that process failed otherwise; then the caller prepares the data, and
+        meets the same obstacle.
     """
     if not _is_worthwhile(settings):
         yield lambda: None
         return
     fork = multiprocessing.get_context("fork")
-    answer, said = fork.Pipe(duplex=False)
-    process = fork.Process(target=_prepare, args=(settings, os.getpid(), said), daemon=True)
+    answer, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_prepare, args=(settings, os.getpid(), sender), daemon=True)
     process.start()
-    said.close()  # that process alone holds it: the pipe ends when it ends
+    sender.close()  # that process alone holds it: the pipe ends with the process
     try:
         yield partial(_awaited, answer)
     finally:
@@ -64,7 +64,7 @@ def _awaited(answer: Connection) -> Path | None:
     return Path(folder_or_problems)
 
 
-def _prepare(settings: Settings, parent: int, said: Connection) -> None:
+def _prepare(settings: Settings, parent: int, sender: Connection) -> None:
     for number in heeded():
         signal.signal(number, signal.SIG_IGN)  # a terminal sends it to both: the parent sees to it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written goes away
@@ -73,9 +73,9 @@ def _prepare(settings: Settings, parent: int, said: Connection) -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]  # a tokenizer can do without, in a third of the time
     with suppress(Exception):
         try:
-            said.send(str(_prepared(settings)))
+            sender.send(str(_prepared(settings)))
         except DataError as error:
-            said.send(error.problems)
+            sender.send(error.problems)
 
 
 def _prepared(settings: Settings) -> Path:

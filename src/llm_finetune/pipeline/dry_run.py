@@ -1,4 +1,4 @@
-"""What a job would do, shown in seconds and without training: `llm-finetune run --dry-run`."""
+"""Checks a job and shows what it would train on, in seconds: `llm-finetune run --dry-run`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from llm_finetune.runtime.logging import entry, indented
 from llm_finetune.storage.errors import check_writable
 
 TOO_LONG = {
-    "truncate": "lose their prompt's left, then their answer's end",
-    "split": "are split",
+    "truncate": "prompts are truncated on the left, then answers at their end",
+    "split": "they are split",
 }
 
 
@@ -46,7 +46,10 @@ def check_job(settings: Settings, stages: Iterable[Stage]) -> str:
         fitted = fitted_to_model(settings, config)
         seen = preview(plan(fitted), tokenizer, batch_size=settings.train.per_device_batch_size)
         lines += [*map(entry, _data(seen, fitted)), "", *_examples(seen)]
-    lines += ["", entry(f"All is right; results would go to {Path(settings.train.output_dir).absolute()}")]
+        if seen.too_long:
+            lines += ["", entry(f"WARNING: {_describe_cuts(seen)}")]
+    output = Path(settings.train.output_dir).absolute()
+    lines += ["", entry(f"Configuration, model and data are valid. Output directory: {output}")]
     return "\n".join(lines)
 
 
@@ -80,14 +83,22 @@ def _data(seen: Preview, settings: Settings) -> list[str]:
         f"data     {seen.data_type}, {checked}; validation: {validation}",
         f"prompts  {seen.prompt_format}: {seen.prompt_format_reason}",
         f"lengths  {lengths} tokens, of {seen.measured:,} records",
-        f"         {seen.too_long:,} above maxSeqLength {seen.max_length} {TOO_LONG[seen.too_long_fate]}",
         f"packing  {packing}",
         *(f"note     {one}" for one in remarks(seen.taken_apart, seen.control_words, seen.lost_thoughts)),
     ]
 
 
+def _describe_cuts(seen: Preview) -> str:
+    share = seen.too_long / seen.measured
+    return (
+        f"{seen.too_long:,} of {seen.measured:,} measured records ({share:.1%}) exceed maxSeqLength "
+        f"{seen.max_length}: {TOO_LONG[seen.too_long_fate]}"
+    )
+
+
 def _examples(seen: Preview) -> list[str]:
     lines = ["The first prompts; ⟦what is trained on⟧:"]
     for example in seen.examples:
-        lines += ["", entry(f"--- {example.place}"), indented(str(example))]
+        cut = f" ({example.cut})" if example.cut else ""
+        lines += ["", entry(f"--- {example.place}{cut}"), indented(str(example))]
     return lines

@@ -1,4 +1,4 @@
-"""What decides the result of each stage, by key: where all is the same, nothing need be done again."""
+"""What decides the result of each stage, by key: where all is the same, the stage is not repeated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RESUME_IGNORED_KEYS = {
 OF_TRAINING = {"strategy", "steps", "loadBestModel", "earlyStoppingPatience"}
 
 
-# What a run writes beside a model, which says nothing of the model.
+# What a run writes beside a model, which is not part of the model.
 OF_A_RUN = {
     "run.json",
     "train_history.json",
@@ -130,7 +130,7 @@ def first_difference(old: StageInputs, new: StageInputs) -> str:
 
 def _difference(old: StageInputs, new: StageInputs) -> str | None:
     """An earlier version may have written the old inputs. What it did not know yet had its default's meaning;
-    what counted then and no longer does, or is gone, decides nothing now. Its keys may have other names."""
+    what counted then and no longer does decides nothing now. Its keys may have other names."""
     old = renamed.current_inputs(Settings, ROOT, old)
     digests = {key for key in old if _is_digest(key)}
     keys = sorted(new.keys() | digests, key=lambda key: (_is_digest(key), key))
@@ -142,7 +142,7 @@ def _of(inputs: StageInputs, key: str) -> Any:
 
 
 def _default(key: str) -> Any:
-    """What a key of the settings means where nobody says it; None for anything else."""
+    """The default of a key of the settings; None for anything else."""
     entry: Key | type[Section] | None = Settings
     for name in key.split(".")[1:]:
         entry = None if entry is None or isinstance(entry, Key) else entry.entries().get(name)

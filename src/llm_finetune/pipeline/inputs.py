@@ -1,4 +1,4 @@
-"""What a job works on: the base model's files and the prepared rows, proved right before weights are read."""
+"""What a job works on: the base model's files and the prepared rows, checked before weights are read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from llm_finetune.models.config_limits import check_size
 from llm_finetune.models.packing_check import keeps_apart
 from llm_finetune.models.resolve import fetch
 from llm_finetune.models.rotary import check_lengths_apart
-from llm_finetune.pipeline.background_preparation import Ahead
-from llm_finetune.pipeline.prepare_data import prepare_data, told
+from llm_finetune.pipeline.background_preparation import BackgroundPreparation
+from llm_finetune.pipeline.prepare_data import log_summary, prepare_data
 from llm_finetune.training.memory_check import choose_checkpointing
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,11 @@ class Inputs:
         return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inputs:
+def load_inputs(settings: Settings, group: Group, preparation: BackgroundPreparation, check: Check) -> Inputs:
     """Model files and rows, fetched and prepared once, by rank 0, and opened by all.
 
     Args:
-        ahead: hands over the data, where another process prepared it meanwhile.
+        preparation: returns the data that another process prepared meanwhile.
         check: refuses what a stage cannot do, by the base model's folder and meta model.
 
     Raises:
@@ -73,15 +73,14 @@ def gather(settings: Settings, group: Group, ahead: Ahead, check: Check) -> Inpu
     fitted = fitted_to_model(settings, config)
 
     def prepared_once() -> str:
-        # What was prepared ahead of the model may have rows that it cannot take.
-        made = ahead() if fitted is settings else None
+        # What was prepared before the model was known may have rows that it cannot take.
+        made = preparation() if fitted is settings else None
         return str(made or prepare_data(fitted, tokenizer))
 
     rows = Path(group.once("data", prepared_once, deadline))
     # Rank 0 has just read every byte. Another machine may see another folder: one rank there reads it too.
     prepared = open_prepared(rows, verify=group.ranks.local_rank == 0 and not group.ranks.is_main_process)
-    for line in told(prepared.summary):
-        log.info("%s", line)
+    log_summary(prepared.summary)
     return Inputs(folder, config, tokenizer, prepared, fitted.train.dataset_concatenation)
 
 
@@ -100,17 +99,17 @@ def describe_model(
 
 
 def check_adapter(settings: Settings, meta_model: PreTrainedModel) -> None:
-    """Refuses an adapter that cannot be, and tells of what it leaves out."""
+    """Refuses an adapter that is not possible, and warns of what it leaves out."""
     plan = lora_plan(settings)
     adapters.check_targets(meta_model, plan.target_modules)
     experts.check_parameters(meta_model, plan.target_parameters)
     tuned = adapters.add_adapters(loading.meta_model(meta_model.config, settings.trust_remote_code), plan)
-    if told := experts.left_out(meta_model, tuned, plan):
-        log.warning("%s", told)
-    if told := experts.unmerged(meta_model, tuned):
+    if warning := experts.left_out(meta_model, tuned, plan):
+        log.warning("%s", warning)
+    if warning := experts.unmerged(meta_model, tuned):
         if settings.do_quantize:
-            raise ModelError(f"{told}; choose other modules, or write doQuantize: false")
-        log.warning("%s; chat answers with the adapter beside the model", told)
+            raise ModelError(f"{warning}; choose other modules, or write doQuantize: false")
+        log.warning("%s; chat answers with the adapter beside the model", warning)
 
 
 def tuned_folder(settings: Settings, base_folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from transformers import PreTrainedModel, set_seed
@@ -17,8 +17,8 @@ from llm_finetune.host.numa import bind_to_numa_node
 from llm_finetune.kernels.precision import Precision, choose_precision
 from llm_finetune.models import ipex
 from llm_finetune.pipeline import fingerprint
-from llm_finetune.pipeline.background_preparation import Ahead
-from llm_finetune.pipeline.inputs import Inputs, expected_checkpoints, gather
+from llm_finetune.pipeline.background_preparation import BackgroundPreparation
+from llm_finetune.pipeline.inputs import Inputs, expected_checkpoints, load_inputs
 from llm_finetune.pipeline.run_directory import RunDirectory, StageOutput, find_results, inspect_run, mend
 from llm_finetune.pipeline.stage import Run, Stage
 from llm_finetune.runtime import heartbeat, shutdown
@@ -31,7 +31,7 @@ def run(
     settings: Settings,
     stages: Sequence[Stage],
     joined: AbstractContextManager[Group],
-    ahead: Ahead,
+    preparation: BackgroundPreparation,
     *,
     fresh: bool,
 ) -> None:
@@ -40,8 +40,8 @@ def run(
     Args:
         stages: all that there are, in their order.
         joined: joins the process group and leaves it.
-        ahead: hands over the data that is being prepared.
-        fresh: begin anew, even where outputDir holds this very run.
+        preparation: returns the data that is being prepared in the background.
+        fresh: start over, even where outputDir holds this very run.
 
     Raises:
         UserError: what is wrong, where, and what to do.
@@ -51,16 +51,14 @@ def run(
         log.warning("nothing to do: distributed.doTrain, doEval, doQuantize and doBenchmark are all false")
         return
     if settings.train.use_ipex and ipex.is_installed():
-        # For good, so before any stage: one that comes later, or alone in a process, computes with them too.
+        # Cannot be undone, so before any stage: later stages, in whatever process, compute with them too.
         log.info("using the kernels of the Intel extension %s", ipex.register_kernels())
     with ExitStack() as held:
         with joined as group:
-            inputs = gather(
-                settings, group, ahead, lambda folder, meta_model: check(settings, wanted, folder, meta_model)
-            )
+            inputs = load_inputs(settings, group, preparation, partial(check, settings, wanted))
             if group.ranks.is_main_process:
                 _hold_output(settings, held)
-            job = _found(settings, wanted, inputs, group, fresh)
+            job = _find_run(settings, wanted, inputs, group, fresh)
             together = [stage for stage in wanted if stage.on_all_ranks]
             if any(stage.name in job.left for stage in together):
                 with bind_to_numa_node(group.ranks.local_rank, group.ranks.local_size):
@@ -109,22 +107,24 @@ def _hold_output(settings: Settings, held: ExitStack) -> None:
     held.enter_context(heartbeat.heartbeat_writer(output))
 
 
-def _found(settings: Settings, wanted: Sequence[Stage], inputs: Inputs, group: Group, fresh: bool) -> Run:
+def _find_run(settings: Settings, wanted: Sequence[Stage], inputs: Inputs, group: Group, fresh: bool) -> Run:
     """The job as the output folder, as rank 0 sees it, leaves it to do."""
     outputs: dict[str, StageOutput] = {}
 
     def look() -> str:
         sources = _sources(settings, inputs)
         outputs.update({stage.name: stage.output(settings, sources) for stage in wanted})
-        return _look(settings, inputs, list(outputs.values()), fresh).to_json()
+        return _inspect_output(settings, inputs, list(outputs.values()), fresh).to_json()
 
     found = group.once("output folder", look, deadline_seconds=3600)
     directory = RunDirectory.from_json(Path(settings.train.output_dir), found)
-    left = _left(wanted, directory)
+    left = _stages_left(wanted, directory)
     return Run(settings, inputs, directory, group, _precision(settings, group), outputs, left)
 
 
-def _look(settings: Settings, inputs: Inputs, outputs: list[StageOutput], fresh: bool) -> RunDirectory:
+def _inspect_output(
+    settings: Settings, inputs: Inputs, outputs: list[StageOutput], fresh: bool
+) -> RunDirectory:
     path = Path(settings.train.output_dir)
     if not settings.do_train:
         return find_results(path, outputs, fresh=fresh)
@@ -140,7 +140,7 @@ def _look(settings: Settings, inputs: Inputs, outputs: list[StageOutput], fresh:
     return inspect_run(path, outputs, overwrite=overwrite, fresh=fresh, unfit=unfit)
 
 
-def _left(wanted: Sequence[Stage], directory: RunDirectory) -> frozenset[str]:
+def _stages_left(wanted: Sequence[Stage], directory: RunDirectory) -> frozenset[str]:
     """The stages whose results the output folder does not hold yet, or not for long."""
     left: list[Stage] = []
     for stage in wanted:
@@ -150,7 +150,7 @@ def _left(wanted: Sequence[Stage], directory: RunDirectory) -> frozenset[str]:
             left.append(stage)
     if not left:
         log.info(
-            "nothing to do: %s holds this very run, finished; --fresh or another outputDir runs it anew",
+            "nothing to do: %s holds this very run, finished; --fresh or another outputDir runs it again",
             directory.path,
         )
     return frozenset(stage.name for stage in left)

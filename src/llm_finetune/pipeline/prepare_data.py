@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.config import Settings
 from llm_finetune.data import Columns, PreparePlan, Source, prepare
-from llm_finetune.data.stats import Summary
+from llm_finetune.data.stats import SplitSummary, Summary
 from llm_finetune.storage.user_directories import user_home
 
 if TYPE_CHECKING:
@@ -72,33 +72,46 @@ def plan(settings: Settings) -> PreparePlan:
     )
 
 
-def told(summary: Summary) -> list[str]:
-    """What was prepared, in a few lines of the log; what was cut is never left unsaid."""
-    lines = [
-        f"data: {summary.data_type} records in {summary.prompt_format} ({summary.prompt_format_reason}); "
-        f"validation: {summary.validation_from}"
-    ]
+def log_summary(summary: Summary) -> None:
+    """Logs what was prepared, in a few lines; what was cut is a warning."""
+    log.info(
+        "data: %s records in %s (%s); validation: %s",
+        summary.data_type,
+        summary.prompt_format,
+        summary.prompt_format_reason,
+        summary.validation_from,
+    )
     for name, split in (("training", summary.train), ("validation", summary.validation)):
         if split is None:
             continue
-        lines.append(
+        log.info(
             f"data: {name}: {split.records:,} records, {split.tokens:,} tokens, {split.trained_tokens:,} "
             f"trained on, {split.rows:,} rows of at most {summary.max_length}, {split.empty_share:.1%} empty"
         )
-        cut = {
-            "lost the left of their prompt": split.truncated_prompts,
-            "lost the end of their answer": split.cut_answers,
-            "were split": split.split_records,
-        }
-        fates = [f"{count:,} {fate}" for fate, count in cut.items() if count]
-        if fates:
-            lines.append(f"data: {name}: of records above maxSeqLength {', '.join(fates)}")
-        found = remarks(split.taken_apart, split.control_words, split.lost_thoughts)
-        lines += [f"data: {name}: {remark}" for remark in found]
+        if cuts := _describe_cuts(split):
+            log.warning("data: %s: records exceed maxSeqLength %d: %s", name, summary.max_length, cuts)
+        for remark in remarks(split.taken_apart, split.control_words, split.lost_thoughts):
+            log.info("data: %s: %s", name, remark)
     if summary.kept_for_validation_only:
-        count = f"{summary.kept_for_validation_only:,}"
-        lines.append(f"data: {count} training records are validation records too and were left out")
-    return lines
+        log.info(
+            "data: %s training records are validation records too and were left out",
+            f"{summary.kept_for_validation_only:,}",
+        )
+
+
+def _describe_cuts(split: SplitSummary) -> str:
+    cuts = {
+        "prompts truncated on the left": split.truncated_prompts,
+        "answers truncated": split.cut_answers,
+        "records split": split.split_records,
+    }
+
+    def counted(count: int) -> str:
+        if split.taken_apart:  # then several sequences of one record may have been cut
+            return f"{count:,} sequences"
+        return f"{count:,} of {split.records:,}, {count / split.records:.1%}"
+
+    return ", ".join(f"{words} ({counted(count)})" for words, count in cuts.items() if count)
 
 
 def remarks(taken_apart: int, control_words: int, lost_thoughts: int) -> list[str]:
@@ -123,9 +136,9 @@ class _ProgressLines:
     """A line of the log every few seconds, since preparing millions of records takes minutes."""
 
     def __init__(self) -> None:
-        self.said = time.monotonic()
+        self.logged = time.monotonic()
 
     def __call__(self, records: int, what: str) -> None:
-        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
-            self.said = time.monotonic()
+        if time.monotonic() - self.logged >= SECONDS_BETWEEN_LINES:
+            self.logged = time.monotonic()
             log.info("data: %s records %s", f"{records:,}", what)

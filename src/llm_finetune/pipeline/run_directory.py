@@ -1,4 +1,4 @@
-"""The output folder of a run: whose it is, what is in it already, and what gives way when."""
+"""The output folder of a run: which run it holds, what is in it already, and what is replaced when."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def check_base_not_overwritten(path: Path, base: Path) -> None:
     within = base.relative_to(output).parts
     if not within or any(fnmatch(within[0], pattern) for pattern in (*RUN_PATTERNS, PREVIOUS, GOING)):
         raise OutputError(
-            f"distributed.train.outputDir: {path} holds the base model ({base}), which would give way to the "
-            "tuned one; name another folder"
+            f"distributed.train.outputDir: {path} holds the base model ({base}), which the tuned model would "
+            "overwrite; name another folder"
         )
 
 
@@ -161,8 +161,8 @@ def inspect_run(
 
     Args:
         outputs: of each stage, in their order; one of them leaves its model in this folder.
-        overwrite: an earlier, different run gives way, once this one is whole.
-        fresh: so does this same run.
+        overwrite: an earlier, different run is replaced, once this one is whole.
+        fresh: so is this same run.
         unfit: why the run cannot go on from a whole checkpoint, by its folder and by the sequences of a step.
 
     Raises:
@@ -197,7 +197,7 @@ def inspect_run(
 
 
 def find_results(path: Path, outputs: Sequence[StageOutput], *, fresh: bool) -> RunDirectory:
-    """The same for a job that does not train: which stages' results are there, whoever trained the model."""
+    """The same for a job that does not train: which stages' results are there."""
     return RunDirectory(path, done=() if fresh else _done(path, read_run(path), outputs))
 
 
@@ -301,7 +301,7 @@ def _set_aside(path: Path) -> None:
     elif left or going.is_dir():
         log.info("%s: what was there waits in %s until this run's model is whole", path, previous)
         going.mkdir(exist_ok=True)
-        # The file that says whose all this is goes last.
+        # The file that says which run this is goes last.
         for file in sorted(left, key=lambda file: file.name == RunRecord.file_name):
             os.replace(file, going / file.name)
         shutil.rmtree(previous, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A stage of a job, and what it has in hand. A new one is a module in stages/ and a line of its list."""
+"""A stage of a job, and the run that it is part of. A new stage is a module in stages/, and in its list."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Run:
         left: the names of the stages that are still to be done.
         model: the base model, once it is loaded.
         tuned: what has come of it, where this process has trained it.
-        base_evaluation: what the evaluation says of the base model, on the main process, where it was asked.
+        base_evaluation: of the base model, on the main process, where it was evaluated.
     """
 
     settings: Settings
@@ -68,7 +68,7 @@ class Run:
         return self.settings.train.no_cuda or not torch.cuda.is_available()
 
     def base_model(self) -> torch.nn.Module:
-        """The base model on its device, proved to keep the records of a row apart; loaded once."""
+        """The base model on its device, checked to keep the records of a row apart; loaded once."""
         if self.model is None:
             self.model = self._load()
         return self.model

@@ -44,7 +44,7 @@ class Chart:
     """A plot over the steps.
 
     Attributes:
-        spoken: what it shows, for whoever cannot see it.
+        spoken: what it shows, for screen readers.
         note: what the curves leave out.
     """
 
@@ -129,7 +129,7 @@ def _moving_mean(points: Points) -> Points:
 
 
 def _thinned(points: Points) -> Points:
-    """At most MOST_POINTS points: neighbors give way to their mean."""
+    """At most MOST_POINTS points: neighbors are averaged."""
     size = math.ceil(len(points) / MOST_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(_mean([step for step, _ in group]), _mean([value for _, value in group])) for group in groups]

@@ -112,8 +112,8 @@ def _table(title: str, names: list[str], rows: Iterable[Row | None], notes: list
     there = [at for at in range(len(names)) if any(row.cells[at] for row in found)]
     if not found:
         return None
-    kept = [Row(row.name, row.better, [row.cells[at] for at in there]) for row in found]
-    return Table(title, [names[at] for at in there], kept, notes)
+    shown = [Row(row.name, row.better, [row.cells[at] for at in there]) for row in found]
+    return Table(title, [names[at] for at in there], shown, notes)
 
 
 def _row(name: str, better: str, values: Figures, show: Callable[[float], str]) -> Row | None:

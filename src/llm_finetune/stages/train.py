@@ -37,7 +37,7 @@ class Train(Stage):
     name = "train"
     results = (TrainingResult, TrainingHistory)
     on_all_ranks = True
-    is_repeatable = False  # nobody wants hours of it again for a file of figures
+    is_repeatable = False  # hours of training are not repeated for a broken file of figures
 
     def enabled(self, settings: Settings) -> bool:
         """See `Stage`."""
@@ -77,7 +77,7 @@ class Train(Stage):
         """Trains the base model in place."""
         settings, directory = run.settings, run.directory
         model = run.base_model()
-        # Here, since a run that goes on does not judge the base model again, which may draw random numbers.
+        # Here, since a resumed run does not evaluate the base model again, which may draw random numbers.
         set_seed(settings.train.seed)
         if settings.train.use_lora:
             model = adapters.add_adapters(model, lora_plan(settings))
@@ -127,18 +127,18 @@ def _shape(run: Run) -> StepShape:
     if wanted < ranks:
         raise GroupError(
             f"{ranks} processes cannot share a step of {wanted} sequences, as this run began: start it with "
-            f"{wanted} or fewer (distributed.workers, processesPerWorker), or anew with --fresh"
+            f"{wanted} or fewer (distributed.workers, processesPerWorker), or start over with --fresh"
         )
     shape = shape_of(wanted, ranks, run.settings.train.per_device_batch_size)
     if shape.rows < wanted:
-        told = f"{ranks} processes cannot share {wanted} sequences a step evenly, as this run began"
+        problem = f"{ranks} processes cannot share {wanted} sequences a step evenly, as this run began"
         if run.settings.train.require_constant_batch_size:
             # Worth another try: a lost worker may be back by then.
             raise GroupError(
-                f"distributed.train.requireConstantBatchSize: {told}; start as many as divide them, "
+                f"distributed.train.requireConstantBatchSize: {problem}; start as many as divide them, "
                 "or write false"
             )
-        log.warning("%s: its steps have %d from here on", told, shape.rows)
+        log.warning("%s: its steps have %d from here on", problem, shape.rows)
     return shape
 
 

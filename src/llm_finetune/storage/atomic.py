@@ -1,6 +1,6 @@
 """Files and folders that appear under their names whole, or not at all.
 
-They are written beside their place, under a name that nobody can know before: no two writers share one, and
+They are written beside their place, under an unpredictable name: no two writers share one, and
 a link that somebody has put in the way is never followed. Where a kill left such a name, `clear` ends what it
 interrupted.
 """
@@ -130,7 +130,7 @@ def clear(folder: Path, names: Collection[str]) -> None:
         if match is None or not any(fnmatchcase(match["name"], pattern) for pattern in names):
             continue
         final = path.with_name(match["name"])
-        with suppress(OSError):  # a volume that cannot be written is told by what is to be
+        with suppress(OSError):  # what is to be written reports a volume that cannot be
             if match["kind"] == REPLACED and not os.path.lexists(final):
                 os.replace(path, final)
             elif path.is_dir() and not path.is_symlink():

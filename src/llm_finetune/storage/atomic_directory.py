@@ -44,8 +44,8 @@ def atomic_directory(folder: Path, size_bytes: int, replaces: str | None = None)
 
     Args:
         size_bytes: about what will be written.
-        replaces: a file that only folders of the same kind hold; one that holds it gives way. None: `folder`
-            must be empty or absent.
+        replaces: a file that only folders of the same kind hold; one with it is replaced. None: `folder` must
+            be empty or absent.
 
     Raises:
         OutputError: `folder` holds something else, or cannot be written.
@@ -105,7 +105,7 @@ def copy_auxiliary_files(folders: list[Path], output: Path, *, code: bool) -> No
     """Copies tokenizer, chat template, generation settings and the like; a later folder's files win.
 
     Args:
-        code: also Python files, which nobody shall get who did not trust them himself.
+        code: also Python files, which only users who trust them shall get.
     """
     for folder in folders:
         for pattern in (*COPIED, CODE) if code else COPIED:

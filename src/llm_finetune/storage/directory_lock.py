@@ -40,7 +40,7 @@ def locked(
     """Holds the folder while the body runs; makes it where it is not there, and leaves none that is empty.
 
     A lock of POSIX, which NFS knows as well and no child inherits. Where the file system has none, a warning
-    is all. Whoever holds it may take it again.
+    is all. Its holder may take it again.
 
     Args:
         named_in: where the user finds the folder's name, for errors.
@@ -88,7 +88,7 @@ def _held(path: Path, place: Path, name: str, patience_seconds: float, named_in:
 
 def _taken(path: Path, lock: Path, end: float, named_in: str) -> TextIO:
     """The lock's file, held by this process."""
-    has_told = False
+    has_warned = False
     while True:
         with writing(path, kept=lambda: f"{named_in} names it"):
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -96,12 +96,12 @@ def _taken(path: Path, lock: Path, end: float, named_in: str) -> TextIO:
             if _is_ours(file, lock):
                 _sign(file)
                 return file
-        holder = file.read().strip() or "it does not say which"
+        holder = file.read().strip() or "unknown holder"
         file.close()
         if time.monotonic() > end:
             raise _held_by_another(path, holder, named_in)
-        if not has_told:
-            has_told = True
+        if not has_warned:
+            has_warned = True
             log.warning("another run works in %s: %s; waiting for its end", path, holder)
         time.sleep(POLL_SECONDS)
 
@@ -117,7 +117,7 @@ def _is_ours(file: TextIO, path: Path) -> bool:
     """Takes the lock, if it is free."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it before has removed the file: another one may have its name by now.
+        # Its holder before has removed the file: another one may have its name by now.
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
     except FileNotFoundError:
         return False
@@ -129,7 +129,7 @@ def _is_ours(file: TextIO, path: Path) -> bool:
 
 
 def _sign(file: TextIO) -> None:
-    """Says who holds it, for whoever waits."""
+    """Writes who holds it, for those who wait."""
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}")
     file.flush()

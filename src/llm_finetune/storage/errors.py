@@ -17,7 +17,7 @@ REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "have the quota raised",
     errno.EROFS: "have the volume mounted for writing",
-    errno.ESTALE: "have the network volume mounted anew",
+    errno.ESTALE: "have the network volume remounted",
     errno.EBUSY: "name a folder without mount points in it",
     errno.EIO: "have the disk or the network volume seen to",
     errno.EACCES: "name a folder that this user may write",
@@ -140,7 +140,7 @@ def _free(path: Path) -> str:
         free = free_bytes(path)
     except OSError:
         free = None
-    told = "free space unknown" if free is None else f"{free / 1e6:,.1f} MB free"
+    free_space = "free space unknown" if free is None else f"{free / 1e6:,.1f} MB free"
     with suppress(OSError):
-        told += ", but no inode for a new file" if lacks_inodes(path) else ""
-    return told
+        free_space += ", but no inode for a new file" if lacks_inodes(path) else ""
+    return free_space

@@ -15,7 +15,7 @@ AFTER_SECONDS = 900  # one that lives writes all the time
 def remove_abandoned(left: Iterable[Path]) -> None:
     """Removes those of the files and folders in which nothing was written for a quarter of an hour."""
     for path in left:
-        with suppress(OSError):  # gone meanwhile; a volume that cannot be written is told by what is to be
+        with suppress(OSError):  # removed meanwhile; what is to be written reports a volume that cannot be
             now = _now(path.parent)
             newest = max(one.stat().st_mtime for one in [path, *path.rglob("*")])
             if now - newest <= AFTER_SECONDS:
