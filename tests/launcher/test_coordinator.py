@@ -14,7 +14,7 @@ from llm_finetune.launcher.coordinator_server import CoordinatorServer
 from llm_finetune.launcher.pod_heartbeats import PodHeartbeats
 from llm_finetune.launcher.restart_state import RestartState
 from llm_finetune.runtime.outcome import Outcome
-from llm_finetune.storage.results import read_json
+from llm_finetune.storage.json_files import read_json
 
 NAME = "job-worker-0"
 

@@ -20,7 +20,7 @@ from llm_finetune.runtime import heartbeat
 from llm_finetune.storage import atomic
 from llm_finetune.storage.atomic_directory import atomic_directory, check_replaceable
 from llm_finetune.storage.directory_lock import locked
-from llm_finetune.storage.results import write_json, write_page
+from llm_finetune.storage.json_files import save_text, write_json
 
 KIND = "quantization.json"
 
@@ -88,7 +88,7 @@ def test_whenever_it_is_killed_the_folder_is_the_old_one_or_the_new_one_once_it_
 def written_by_a_run(out: Path) -> None:
     with locked(out, 0):
         write_json(out / "run.json", {})
-        write_page(out / "report.html", "")
+        save_text(out / "report.html", "")
         with written_whole(out, 1, 1, 1) as aside:
             (aside / "model.safetensors").write_text("weights")
         with heartbeat.heartbeat_writer(out):
@@ -202,7 +202,7 @@ def test_a_volume_without_inodes_is_told_from_one_without_room(tmp_path: Path) -
         for number in range(3):
             (tmp_path / f"{number}").touch()
         with pytest.raises(OutputError, match=r"10\.5 MB free, but no inode .* delete files there"):
-            write_page(tmp_path / "report.html", "")
+            save_text(tmp_path / "report.html", "")
     finally:
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 

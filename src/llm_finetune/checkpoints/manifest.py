@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.storage.results import read_json, write_json
+from llm_finetune.storage.json_files import read_json, write_json
 
 NAME = "manifest.json"
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typing_extensions import TypedDict
 
-from llm_finetune.storage.results import write_json
+from llm_finetune.storage.json_files import write_json
 
 TENSORS = "optimizer.safetensors"
 NUMBERS = "optimizer.json"

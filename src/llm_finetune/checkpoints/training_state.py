@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
-from llm_finetune.storage.results import write_json
+from llm_finetune.storage.json_files import write_json
 
 NAME = "progress.json"
 

@@ -20,7 +20,7 @@ from llm_finetune.errors import OutputError
 from llm_finetune.models.adapters import WEIGHTS
 from llm_finetune.models.loading import read_weights
 from llm_finetune.models.saving import save_weights
-from llm_finetune.storage.results import write_json
+from llm_finetune.storage.json_files import write_json
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_finetune.errors import UserError
+from llm_finetune.host.memory import peak_memory_bytes
 from llm_finetune.inference_benchmark.benchmark import check_context
 from llm_finetune.inference_benchmark.processes import Order
 from llm_finetune.runtime.logging import configure
 from llm_finetune.runtime.parent_death import exit_with_parent
-from llm_finetune.storage.results import peak_memory_bytes
 
 if TYPE_CHECKING:
     from llm_finetune.generation.load import ModelFolder

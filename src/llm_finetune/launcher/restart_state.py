@@ -9,7 +9,7 @@ from typing import Any
 from llm_finetune.launcher.round import MOST
 from llm_finetune.runtime.outcome import Outcome
 from llm_finetune.runtime.state_file import is_count, read_state
-from llm_finetune.storage.results import write_result
+from llm_finetune.storage.json_files import as_text, save_text
 
 COUNTS = ("number", "begun_at", "failures")
 
@@ -63,7 +63,7 @@ class RestartState:
             "begun_at": self._begun_at,
             "failures": self.failures,
         }
-        write_result(self._file, {**content, **more})
+        save_text(self._file, as_text({**content, **more}))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, with_config
@@ -9,6 +11,8 @@ from typing_extensions import TypedDict
 
 from llm_finetune.pipeline.fingerprint import StageInputs
 from llm_finetune.storage.result import Result
+
+LIBRARIES = ("llm-finetune", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers")
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -54,3 +58,14 @@ class RunRecord(Result):
     def with_stage(self, name: str, inputs: StageInputs) -> RunRecord:
         """The same run, with one more stage done."""
         return self.model_copy(update={"stages": {**self.stages, name: inputs}})
+
+
+def versions() -> dict[str, str]:
+    """What a run is made with: Python and the libraries that decide its result."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -15,7 +15,7 @@ MOST_DOTS = 12
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve.
 
     Attributes:
@@ -49,7 +49,7 @@ class Chart:
     """
 
     title: str
-    lines: list[Line]
+    lines: list[Curve]
     steps: list[Tick]
     values: list[Tick]
     spoken: str
@@ -79,7 +79,7 @@ def chart(
         [
             line
             for (name, points), look in zip(shown.items(), LOOKS, strict=False)
-            for line in _lines(name, points, look, mean and look == LOOKS[0], area)
+            for line in _curves(name, points, look, mean and look == LOOKS[0], area)
         ],
         [Tick(area.across(step), _label(step)) for step in area.step_ticks],
         [Tick(area.down(value), _label(value)) for value in area.value_ticks],
@@ -105,14 +105,14 @@ class _Area:
         return 100 * (high - value) / (high - low)
 
 
-def _lines(name: str, points: Points, look: str, mean: bool, area: _Area) -> list[Line]:
+def _curves(name: str, points: Points, look: str, mean: bool, area: _Area) -> list[Curve]:
     points = _thinned(points)
     path = "M" + "L".join(_places(points, area))
     if mean and len(points) >= MEAN_FROM:
         mean_path = "M" + "L".join(_places(_moving_mean(points), area))
-        return [Line(name, "faint", path), Line("moving mean", look, mean_path)]
+        return [Curve(name, "faint", path), Curve("moving mean", look, mean_path)]
     few = points if len(points) <= MOST_DOTS else []
-    return [Line(name, look, path, "".join(f"M{place}h0" for place in _places(few, area)))]
+    return [Curve(name, look, path, "".join(f"M{place}h0" for place in _places(few, area)))]
 
 
 def _places(points: Points, area: _Area) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llm_finetune.runtime.logging import plain, tell
 from llm_finetune.runtime.outcome import Outcome
-from llm_finetune.storage.results import write_json
+from llm_finetune.storage.json_files import write_json
 
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_READS_BYTES = 4096

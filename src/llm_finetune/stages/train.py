@@ -19,9 +19,8 @@ from llm_finetune.pipeline.all_results import write_all_results
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.inputs import Inputs, check_adapter, fitted_to_memory, lora_plan
 from llm_finetune.pipeline.run_directory import check_base_not_overwritten
-from llm_finetune.pipeline.run_record import RunRecord, Values
+from llm_finetune.pipeline.run_record import RunRecord, Values, versions
 from llm_finetune.pipeline.stage import Run, Stage
-from llm_finetune.storage import results
 from llm_finetune.training.result import TrainingHistory, TrainingResult
 from llm_finetune.training.trainer import train
 
@@ -68,7 +67,7 @@ class Train(Stage):
                 deciding=run.outputs[self.name].inputs,
                 step_rows=_wanted_rows(run),
                 settings=cast(Values, run.settings.to_values()),
-                versions=results.versions(),
+                versions=versions(),
                 stages={},
             )
             run.directory.begin(record)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm_finetune.errors import OutputError
-from llm_finetune.storage.results import as_text, write_page
+from llm_finetune.storage.json_files import as_text, save_text
 
 
 class Result(BaseModel):
@@ -51,7 +51,7 @@ class Result(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes the file, whole or not at all. Raises OutputError where it cannot."""
-        write_page(folder / self.file_name, self.to_text())
+        save_text(folder / self.file_name, self.to_text())
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -16,11 +16,11 @@ from llm_finetune.data import Prepared, Split
 from llm_finetune.data.batches import StepShape
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.evaluation.perplexity import evaluate
+from llm_finetune.host.memory import peak_memory_bytes
 from llm_finetune.kernels.precision import Precision
 from llm_finetune.objectives.sft import label_log_probs
 from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.rank_progress import part_done
-from llm_finetune.storage.results import peak_memory_bytes
 from llm_finetune.training.progress import Display, Pace, StepReport
 from llm_finetune.training.result import CurvePoint, TrainingHistory, TrainingResult
 from llm_finetune.training.resumable_trainer import ResumableTrainer
