@@ -30,12 +30,12 @@ Files = Annotated[
         "--values",
         "-f",
         metavar="FILE",
-        help="Values file, as for helm; a later one overrides it.",
+        help="Values file (YAML); may be repeated, later files override earlier ones.",
     ),
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a value: distributed.train.seed=3"),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a value, such as distributed.train.seed=3."),
 ]
 Strings = Annotated[
     list[str] | None,
@@ -44,13 +44,13 @@ Strings = Annotated[
 Jsons = Annotated[
     list[str] | None, typer.Option("--set-json", metavar="KEY=JSON", help="Set a value as JSON.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints and results, and start over.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints and results and start over.")]
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class WithKeys(TyperCommand):
-    """A command whose help ends with the keys of the values files."""
+    """A command whose help lists the keys of the values files."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from llm_finetune.config.codegen import help_text
@@ -72,8 +72,8 @@ def about(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Fine-tune open language models on CPUs, from the same values files as the Helm chart."""
-    # A worker starts the user's own script, which may lie beside modules of its own.
+    """Fine-tune open language models on CPUs, with the values files of the Helm chart."""
+    # A worker starts the user's own script, which may import modules from its own directory.
     if context.invoked_subcommand != "worker":
         keep_working_folder_out()
     from llm_finetune.distributed import lower_libraries
@@ -89,26 +89,29 @@ def run(
     set_json: Jsons = None,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Settings merged already, as the chart mounts them; alone."),
+        typer.Option(
+            metavar="FILE",
+            help="Settings file that is already merged, as the chart mounts it; excludes other options.",
+        ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--dry-run", "--check", help="Check settings, data and model; train nothing."),
+        typer.Option("--dry-run", "--check", help="Validate settings, data and model without training."),
     ] = False,
     fresh: Fresh = False,
 ) -> None:
-    """Train, evaluate, quantize and benchmark a model, as the settings say."""
+    """Train, evaluate, quantize and benchmark a model."""
     if settings and (values or set_ or set_string or set_json):
-        raise typer.BadParameter("settings are merged already: no -f and no --set beside it")
+        raise typer.BadParameter("cannot be combined with -f or --set: the settings are already merged")
     loaded = _loaded(values, set_, set_string, set_json, settings)
-    # Nothing heavy is imported before the settings are proved right.
+    # Nothing heavy is imported before the settings are validated.
     from llm_finetune.launcher import start
 
     raise typer.Exit(start.start(loaded, check=check, fresh=fresh))
 
 
 def _add_stage(stage: str, words: str) -> None:
-    """Adds the command that runs one stage, on the model that an earlier job has left."""
+    """Adds the command that runs one stage, on the model that an earlier job left."""
 
     @app.command(stage, cls=WithKeys, context_settings=HELP, help=words)
     def alone(
@@ -126,9 +129,9 @@ def _add_stage(stage: str, words: str) -> None:
         raise typer.Exit(start.start(replace(loaded, settings=settings), check=False, fresh=fresh))
 
 
-_add_stage("evaluate", "Evaluate the model in train.outputDir and its base model.")
-_add_stage("quantize", "Quantize the model in train.outputDir.")
-_add_stage("benchmark", "Benchmark the model in train.outputDir, and the quantized one.")
+_add_stage("evaluate", "Evaluate the tuned model in train.outputDir and its base model.")
+_add_stage("quantize", "Quantize the tuned model in train.outputDir.")
+_add_stage("benchmark", "Benchmark the tuned model in train.outputDir and the quantized model.")
 
 
 @app.command(cls=WithKeys, context_settings=HELP)
@@ -138,7 +141,7 @@ def report(
     set_string: Strings = None,
     set_json: Jsons = None,
 ) -> None:
-    """Write report.html from the results in train.outputDir."""
+    """Generate report.html from the results in train.outputDir."""
     loaded = _loaded(values, set_, set_string, set_json)
     from llm_finetune.report.html import ReportPage, make_report
 
@@ -154,7 +157,7 @@ def _loaded(
     set_json: list[str] | None,
     settings: Path | None = None,
 ) -> Loaded:
-    """The settings: those that another process of this job has read, else read now."""
+    """The settings: handed over by another process of this job, or read now."""
     from llm_finetune.config import handed_on, load, load_merged
     from llm_finetune.distributed import Ranks
 
@@ -163,26 +166,26 @@ def _loaded(
     if settings:
         return load_merged(settings)
     if Path("-") in (values or []) and Ranks.from_environment().size > 1:
-        raise SettingsError("-f -: only one of several processes could read standard input; write a file")
+        raise SettingsError("-f -: only one of several processes can read standard input; use a file")
     return load(values or [], set_json or [], set_ or [], set_string or [])
 
 
 @app.command(context_settings=HELP)
 def worker(
-    settings: Annotated[Path, typer.Option(metavar="FILE", help="The merged settings, mounted.")],
-    volume: Annotated[Path, typer.Option(help="Where the volume is mounted.")],
-    wait_for_workers: Annotated[int, typer.Option(min=1, help="Workers that the first round waits for.")] = 1,
+    settings: Annotated[Path, typer.Option(metavar="FILE", help="Mounted file of merged settings.")],
+    volume: Annotated[Path, typer.Option(help="Mount path of the volume.")],
+    wait_for_workers: Annotated[int, typer.Option(min=1, help="Number of workers to wait for at first.")] = 1,
     upload_timeout_minutes: Annotated[
         float,
-        typer.Option(min=0, help="How long to wait for data and models that are not on the volume yet."),
+        typer.Option(min=0, help="Maximum time to wait for data and models on the volume."),
     ] = 60.0,
-    data_pod: Annotated[str, typer.Option(help="The pod through which data is copied.")] = "",
-    namespace: Annotated[str, typer.Option(help="The release's namespace.")] = "",
+    data_pod: Annotated[str, typer.Option(help="Pod through which data is copied.")] = "",
+    namespace: Annotated[str, typer.Option(help="Namespace of the release.")] = "",
     grace_seconds: Annotated[
-        float, typer.Option(min=1, help="How long the ranks have to stop after SIGTERM.")
+        float, typer.Option(min=1, help="Time that ranks have to stop after SIGTERM.")
     ] = 270.0,
 ) -> None:
-    """Run a worker pod's ranks of the job, among the other workers."""
+    """Run the ranks of one worker pod (used by the chart)."""
     from llm_finetune.launcher import pid1
     from llm_finetune.launcher import worker as launcher
 
@@ -194,26 +197,33 @@ def worker(
 
 @app.command(context_settings=HELP)
 def chat(
-    folder: Annotated[Path, typer.Argument(help="Folder of an adapter, or of a merged or quantized model.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Directory of an adapter, a merged model or a quantized model.")
+    ],
     temperature: Annotated[
-        float, typer.Option(min=0, help="Sampling temperature; 0 always takes the likeliest token.")
+        float, typer.Option(min=0, help="Sampling temperature; 0 selects greedy decoding.")
     ] = 0.7,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from the k likeliest tokens; 0: all.")] = 40,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="Sample from the k most likely tokens (0 disables).")
+    ] = 40,
     top_p: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this joint probability."),
+        typer.Option(min=0, max=1, help="Sample from the most likely tokens with this total probability."),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same one gives the same answers.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for reproducible answers.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer in tokens.")] = 512,
     system: Annotated[str, typer.Option(help="System prompt.")] = "",
     instruction: Annotated[
-        str, typer.Option(help="Instruction for each line, for models tuned on instructions with an input.")
+        str,
+        typer.Option(
+            help="Instruction to apply to each line, for models tuned on instructions with an input."
+        ),
     ] = "",
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
     ] = False,
 ) -> None:
-    """Chat with a model, interactively or from a pipe; /help at the prompt lists the commands."""
+    """Chat with a model, interactively or from a pipe."""
     from llm_finetune.chat import session
 
     session.chat(
@@ -226,13 +236,15 @@ def chat(
 
 @app.command(context_settings=HELP)
 def merge(
-    folder: Annotated[Path, typer.Argument(help="Adapter; it names its base model.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the merged model; must be empty or not exist.")],
+    folder: Annotated[Path, typer.Argument(help="Directory of the adapter.")],
+    output: Annotated[
+        Path, typer.Argument(help="Directory for the merged model; must be empty or not exist.")
+    ],
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
     ] = False,
 ) -> None:
-    """Merge an adapter into its base model, for transformers."""
+    """Merge an adapter into its base model and save it for transformers."""
     from llm_finetune.export.merge import merge as write_merged
 
     size_bytes = write_merged(folder, output, trust_remote_code=trust_remote_code)
@@ -240,7 +252,7 @@ def merge(
 
 
 def main() -> None:
-    """Runs the command; a user's mistake is shown in a line or a few, without a traceback."""
+    """Runs the command; a user error is shown without a traceback."""
     standard_streams.open_all()
     user_directories.provide()
     try:
@@ -251,7 +263,7 @@ def main() -> None:
         say(error.problems)
         _leave(error.exit_code)
     except Exception:
-        with suppress(OSError):  # nobody may be there to read it
+        with suppress(OSError):  # standard error may be closed
             print(plain(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         _leave(1)
     finally:
