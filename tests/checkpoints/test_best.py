@@ -71,5 +71,5 @@ def test_a_best_one_that_broke_is_named_and_the_last_is_left(
     (tmp_path / directories.name_of(best) / "adapter_model.safetensors").unlink()
     ended = warm.run(arguments)
     assert ended.code == 0, ended.text
-    assert f"checkpoint-{best}, which had the lowest loss, is broken: adapter_model" in ended.text
+    assert f"checkpoint-{best}, which had the lowest loss, is corrupt: adapter_model" in ended.text
     assert left(tmp_path) == pytest.approx(losses(tmp_path)[5 * EVERY], rel=1e-5)

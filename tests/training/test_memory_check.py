@@ -35,7 +35,7 @@ def test_what_cannot_fit_is_an_error_with_its_parts(monkeypatch: pytest.MonkeyPa
         check(monkeypatch, GIGABYTE, processes=4, useLora="false")
     (told,) = raised.value.problems
     assert "in each of 4 processes" in told
-    assert "there are 1 GB" in told
+    assert "of 1 GB available" in told
     assert "useLora: true" in told
 
 
@@ -64,4 +64,4 @@ def test_what_fits_is_told_without_a_warning(
         check(monkeypatch, 100 * GIGABYTE)
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert "memory: training takes about" in record.getMessage()
+    assert "estimated memory for training: " in record.getMessage()

@@ -50,8 +50,8 @@ def reading(folder: Path | str) -> Iterator[None]:
         raise  # what was wrong is said already
     except Exception as error:  # of several libraries
         raise OutputError(
-            f"{folder}: this version cannot go on from it ({type(error).__name__}: {error}); start anew with "
-            "--fresh"
+            f"{folder}: this version cannot resume from it ({type(error).__name__}: {error}); start over "
+            "with --fresh"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Keeps the last finished step, whenever and from wherever the process is told to leave.
+"""A lock that lets any thread save the last finished step while the main thread computes the next one.
 
-From one optimizer step to the next, weights and optimizer stand still: forward and backward only read them.
-So whoever holds the lock in between, whatever the main thread does meanwhile, finds the last finished step
-whole in memory and can write it. A step may take an hour, or hang in a collective for ever.
+Between two optimizer steps weights and optimizer do not change: forward and backward passes only read them.
+So a thread that holds the lock finds the last finished step complete in memory and can write it, whatever the
+main thread is doing. This matters because a step may take an hour, or hang in a collective forever.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Callable
 
 
 class SaveLock:
-    """The lock between the training and whoever has to keep its last finished step.
+    """Serializes updates of weights and optimizer with the saving of the last finished step.
 
     Args:
-        save: writes that step, unless it is on the disk already; never called while weights are in motion.
+        save: writes that step, unless it is on disk already; never called during an update.
     """
 
     def __init__(self, save: Callable[[], None]) -> None:
         self._save = save
         self._lock = threading.Lock()
-        self._in_motion = False
+        self._is_updating = False
 
-    def move(self) -> None:
-        """Weights, or what goes with them, are about to change. Waits for ever where the process leaves."""
-        if not self._in_motion:
+    def begin_update(self) -> None:
+        """Call before weights, optimizer or progress change. Blocks forever once the process is exiting."""
+        if not self._is_updating:
             self._lock.acquire()
-            self._in_motion = True
+            self._is_updating = True
 
-    def rest(self) -> None:
-        """A step is finished: nothing changes until the next `move`."""
-        if self._in_motion:
-            self._in_motion = False
+    def end_update(self) -> None:
+        """A step is finished: nothing changes until the next `begin_update`."""
+        if self._is_updating:
+            self._is_updating = False
             self._lock.release()
 
-    def keep(self) -> None:
-        """Saves the last finished step. Nothing moves any more after it: the process is to leave."""
-        if self._in_motion and threading.current_thread() is threading.main_thread():
-            return  # what ends the training broke in the middle of its motion
+    def save(self) -> None:
+        """Saves the last finished step and blocks all further updates: call it only when exiting."""
+        if self._is_updating and threading.current_thread() is threading.main_thread():
+            return  # an error in the middle of an update: weights and optimizer do not match
         self._lock.acquire()
         self._save()

@@ -1,4 +1,4 @@
-"""Leaving a training before its end: for a signal, for a peer that failed, for an error of its own."""
+"""Saves the last finished step when training is interrupted: by a signal, a failed peer or an error."""
 
 from __future__ import annotations
 
@@ -17,53 +17,54 @@ from llm_finetune.runtime.watchdog import force_exit
 
 
 class InterruptionHandler:
-    """Around the training: however it ends early, rank 0 keeps the last finished step first.
+    """A context manager around training: however it ends early, rank 0 first saves the last finished step.
 
-    For a signal or a peer's failure this happens in a thread of its own, which then ends the process: the
-    main thread may be in a backward pass for minutes, or in a collective that never comes back.
+    On a signal or a peer's failure a separate thread saves and then ends the process: the main thread may
+    spend minutes in a backward pass, or hang in a collective that never returns.
 
     Args:
-        step: tells the last finished step.
+        save_lock: what saves that step.
+        last_step: returns the number of the last finished step.
     """
 
-    def __init__(self, group: Group, keeper: SaveLock, step: Callable[[], int]) -> None:
-        self._group, self._keeper, self._step = group, keeper, step
-        self._open = ExitStack()
+    def __init__(self, group: Group, save_lock: SaveLock, last_step: Callable[[], int]) -> None:
+        self._group, self._save_lock, self._last_step = group, save_lock, last_step
+        self._handlers = ExitStack()
 
     def __enter__(self) -> None:
-        self._open.enter_context(shutdown.attended(self._for_signal))
-        self._open.enter_context(self._group.failure_answered_by(self._for_peer))
+        self._handlers.enter_context(shutdown.attended(self._on_signal))
+        self._handlers.enter_context(self._group.failure_answered_by(self._on_peer_failure))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if error is not None:
-                self._keep()
+                self._save()
         finally:
-            self._open.close()
+            self._handlers.close()
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         if self._group.ranks.is_main_process:
-            self._keeper.keep()
+            self._save_lock.save()
 
-    def _for_signal(self, number: int) -> NoReturn:
+    def _on_signal(self, number: int) -> NoReturn:
         rank = self._group.ranks.rank
         told = shutdown.told(number)
         try:
-            self._keep()
+            self._save()
             self._group.report(128 + number, f"rank {rank} was {told}")
-            say([f"{told}, after step {self._step()}"])
+            say([f"{told}, after step {self._last_step()}"])
         except UserError as error:
             say(error.problems)
         finally:
             force_exit(128 + number)
 
-    def _for_peer(self, failure: Failure) -> None:
+    def _on_peer_failure(self, failure: Failure) -> None:
         if not self._group.ranks.is_main_process:
-            return  # its main thread hears of it too, and nothing is to be kept
+            return  # nothing to save, and the failure ends the main thread too
         try:
-            self._keep()
+            self._save()
             say([failure.message])
         except UserError as error:
             say([failure.message, *error.problems])

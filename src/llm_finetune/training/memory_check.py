@@ -1,4 +1,4 @@
-"""How a training fits into memory: said before the model loads, with what to lower."""
+"""Checks before the model loads whether training fits into memory, and suggests what to lower."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from llm_finetune.runtime.formatting import size
 
 log = logging.getLogger(__name__)
 
-# The estimate of the activations is not better than that.
-CLOSE = 0.9
+# The estimate of the activations is no more precise than this.
+WARN_FRACTION = 0.9
 
 
 def choose_checkpointing(
@@ -29,21 +29,19 @@ def choose_checkpointing(
     row_labels: float,
     processes: int,
 ) -> bool:
-    """Chooses whether to compute activations again, and says what the training will take.
-
-    Warns where that is close to what there is.
+    """Chooses gradient checkpointing and logs the estimated memory, as a warning where it is scarce.
 
     Args:
-        meta_model: the model without its weights, with adapters where they are trained.
-        row_positions: of a row, padding among them.
-        row_labels: of a row, how many positions are trained on.
-        processes: that share this machine.
+        meta_model: the model on the meta device, with adapters where these are trained.
+        row_positions: mean positions of a row, padding included.
+        row_labels: mean positions of a row that have a label.
+        processes: number of processes that share this machine.
 
     Returns:
-        Whether activations are to be computed again in the backward pass.
+        Whether to recompute activations in the backward pass.
 
     Raises:
-        SettingsError: weights, gradients and optimizer alone are more than there is.
+        SettingsError: weights, gradients and optimizer alone exceed the available memory.
     """
     rows = settings.per_device_batch_size
     need_if = partial(
@@ -57,28 +55,30 @@ def choose_checkpointing(
     limit = memory_limit()
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
-        checkpointing = need_if(gradient_checkpointing=False).total * processes > CLOSE * limit
+        checkpointing = need_if(gradient_checkpointing=False).total * processes > WARN_FRACTION * limit
         if checkpointing:
-            log.info("gradientCheckpointing: memory is short, so activations are computed again")
+            log.info("gradient checkpointing enabled: not enough memory to keep all activations")
     need = need_if(gradient_checkpointing=checkpointing)
-    told = f"{_told(need, processes)}; there are {size(limit)}"
+    estimate = f"{_describe_need(need, processes)} of {size(limit)} available"
     if need.least * processes > limit:
-        raise SettingsError(f"not enough memory: training takes {told}; {_remedy(settings, need, precision)}")
-    if need.total * processes > CLOSE * limit:
-        log.warning("memory is short: training takes %s; %s", told, _remedy(settings, need, precision))
+        raise SettingsError(
+            f"not enough memory: training takes about {estimate}; {_remedy(settings, need, precision)}"
+        )
+    if need.total * processes > WARN_FRACTION * limit:
+        log.warning("estimated memory for training: %s; %s", estimate, _remedy(settings, need, precision))
     else:
-        log.info("memory: training takes %s", told)
+        log.info("estimated memory for training: %s", estimate)
     return checkpointing
 
 
-def _told(need: MemoryNeed, processes: int) -> str:
+def _describe_need(need: MemoryNeed, processes: int) -> str:
     parts = ", ".join(f"{name} {size(part)}" for name, part in need.parts().items() if part)
     several = f" in each of {processes} processes" if processes > 1 else ""
-    return f"about {size(need.total)}{several} ({parts})"
+    return f"{size(need.total)}{several} ({parts})"
 
 
 def _remedy(settings: TrainSettings, need: MemoryNeed, precision: Precision) -> str:
-    """The keys that help most, by the largest part that can be lowered."""
+    """The keys that help most, given the largest part that can be lowered."""
     remedies = []
     if not settings.use_lora:
         remedies.append("useLora: true")

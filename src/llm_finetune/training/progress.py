@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one logging step says.
+    """What is logged at one logging step.
 
     Attributes:
-        tokens_per_second: tokens of records, all ranks, since the last report.
-        seconds_left: at the pace so far.
+        tokens_per_second: tokens of records per second, over all ranks, since the last report.
+        seconds_left: estimated from the pace so far.
     """
 
     step: int
@@ -45,32 +45,32 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """Tokens a second and time left, from what is done so far."""
+    """Measures tokens per second and estimates the time left."""
 
     def __init__(self, step: int, steps: int) -> None:
         self.first_step, self.steps = step, steps
-        self.started = self.asked = time.perf_counter()
+        self.started = self.reported = time.perf_counter()
         self.tokens = 0
 
     def tokens_per_second(self, tokens: int) -> float:
-        """The rate since it was last asked for.
+        """The rate since the last call.
 
         Args:
-            tokens: done since the start.
+            tokens: processed since the start.
         """
         now = time.perf_counter()
-        rate = (tokens - self.tokens) / max(now - self.asked, 1e-9)
-        self.asked, self.tokens = now, tokens
+        rate = (tokens - self.tokens) / max(now - self.reported, 1e-9)
+        self.reported, self.tokens = now, tokens
         return rate
 
     def seconds_left(self, step: int) -> float:
-        """What the steps after `step` take, if they take as long as those before it."""
+        """Time for the steps after `step`, at the mean pace of those before it."""
         per_step = (time.perf_counter() - self.started) / max(step - self.first_step, 1)
         return per_step * (self.steps - step)
 
 
 class Display:
-    """Shows reports of rank 0: as a bar that stays in place on a terminal, else as a line each."""
+    """Shows the reports of rank 0: as a progress bar on a terminal, otherwise one log line each."""
 
     def __init__(self, visible: bool) -> None:
         self.visible = visible
@@ -101,7 +101,7 @@ class Display:
             log.info("%s", report)
 
     def note(self, text: str) -> None:
-        """A line that stays, above the bar where there is one."""
+        """Prints a permanent line, above the bar where there is one."""
         if self.bar:
             self.bar.console.print(entry(text), markup=False, highlight=False)
         elif self.visible:

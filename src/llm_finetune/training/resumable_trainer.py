@@ -1,8 +1,10 @@
-"""transformers' Trainer, made so that it can be ended at any moment and goes on as if it had not been.
+"""transformers' Trainer, interruptible at any moment: a resumed run equals one that was never interrupted.
 
-A step's rows follow from the epoch and from the rows seen before it, its random numbers from the seed, the
-step and the batch's place in it. So a checkpoint holds no state of a loader or a generator, and a group of
-another size goes on from it just as well.
+The rows of a step follow from the epoch and the number of rows seen before it, its random numbers from seed,
+step and the index of the batch within the step. So a checkpoint stores no data loader and no generator state,
+and a group of another size resumes from it just as well.
+
+The private methods of Trainer that are overridden here are held by tests/training/test_trainer_contract.py.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from llm_finetune.data import Split
 from llm_finetune.data.batches import DistributedBatchSampler, deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import LossError, SettingsError
+from llm_finetune.kernels.precision import Precision
 from llm_finetune.runtime.rank_progress import apart, begin_loop, end_loop
 from llm_finetune.storage.errors import writing
 from llm_finetune.training.interruption import InterruptionHandler
@@ -40,51 +43,58 @@ log = logging.getLogger(__name__)
 NAMED_RECORDS = 8
 
 
-class ResumableTrainer(Trainer):  # type: ignore[misc]
-    """The Trainer's loop over dealt rows.
+@dataclass(frozen=True)
+class TrainerInputs:
+    """What a training takes beside the model and transformers' arguments.
 
-    Args:
-        save_minutes: from one checkpoint to the next at most; None: the arguments' strategy alone counts.
+    Attributes:
+        rows: the rows that are trained on.
+        validation: the rows that are evaluated on the way, if any.
+        pad_id: token that fills rows.
+        precision: number formats of the evaluation's forward passes.
+        group: the ranks that train together.
+        save_interval_minutes: longest time between two checkpoints; None: saved by strategy alone.
     """
+
+    rows: Split
+    validation: Split | None
+    pad_id: int
+    precision: Precision
+    group: Group
+    save_interval_minutes: float | None
+
+
+class ResumableTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer's loop over rows that are distributed by epoch and position."""
 
     control: TrainerControl
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        arguments: TrainingArguments,
-        rows: Split,
-        validation: Split | None,
-        *,
-        pad_id: int,
-        group: Group,
-        save_minutes: float | None,
-    ) -> None:
-        # The Trainer asks for a data set before it evaluates.
-        super().__init__(model, arguments, train_dataset=rows, eval_dataset=validation)
-        self.rows, self.pad_id, self.group, self.save_minutes = rows, pad_id, group, save_minutes
+    def __init__(self, model: torch.nn.Module, arguments: TrainingArguments, inputs: TrainerInputs) -> None:
+        # The Trainer evaluates only where it has a data set.
+        super().__init__(model, arguments, train_dataset=inputs.rows, eval_dataset=inputs.validation)
+        self.inputs, self.rows, self.group = inputs, inputs.rows, inputs.group
         self.progress = self.saved = Progress()
         self.saved_at = time.monotonic()
-        self.keeper = SaveLock(self._keep)
+        self.save_lock = SaveLock(self._save_last_step)
         self.batches: DistributedBatchSampler
-        self.turn = 0  # batches of this epoch that this rank has been through
+        self.micro_batch_index = 0  # of this rank, within the epoch or what is left of it
         self.step_loss, self.tokens_seen, self.tokens_of_all = 0.0, 0, 0
         self.save_is_due = self.has_stepped = self.is_epoch_end = False
-        self.add_callback(_Moments(self))
+        self.add_callback(_StepEvents(self))
 
     def run(self, checkpoint: Path | None) -> None:
         """Trains to the end, from the checkpoint where there is one.
 
-        Whatever ends it earlier, rank 0 keeps the last finished step first.
+        Whatever ends it earlier, rank 0 saves the last finished step first.
         """
         if checkpoint:
             self.progress = self.saved = read_state(checkpoint)
-        leaving = InterruptionHandler(self.group, self.keeper, lambda: self.progress.step)
-        # Checkpoints tell themselves what they cannot write; curves (reportTo) do not.
-        with leaving, writing(Path(self.args.output_dir)):
+        interruption = InterruptionHandler(self.group, self.save_lock, lambda: self.progress.step)
+        # Checkpoints report their own write errors; the loggers of reportTo do not.
+        with interruption, writing(Path(self.args.output_dir)):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    # --- Which rows, and how many steps ---------------------------------------------------------------
+    # --- Rows and steps -------------------------------------------------------------------------------
 
     @property
     def step_rows(self) -> int:
@@ -94,13 +104,13 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         batch_size, seed = self.args.per_device_train_batch_size, self.args.seed
-        loader = deal(self.rows, batch_size, self.group.ranks, self.pad_id, seed)
+        loader = deal(self.rows, batch_size, self.group.ranks, self.inputs.pad_id, seed)
         assert isinstance(loader.batch_sampler, DistributedBatchSampler)
         self.batches = loader.batch_sampler
         return loader
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> tuple[Any, ...]:
-        """The loop's lengths, first the epochs and last the steps: counted from where the checkpoint is."""
+        """The numbers of epochs (first) and steps (last), counted from the checkpoint's position."""
         epochs, *others, steps = super().set_initial_training_values(args, dataloader)
         done, full = self.progress, math.ceil(len(self.rows) / self.step_rows)
         if args.max_steps > 0:
@@ -114,27 +124,27 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def _init_training_state(self, max_steps: int, *arguments: Any) -> tuple[int, int]:
         super()._init_training_state(max_steps, *arguments)
-        # What was due at the moment of the checkpoint is in the progress.
+        # `Progress` holds what was due when the checkpoint was written.
         self.control._new_step()
-        # How often to log and to save may have changed since.
+        # The logging and saving intervals may have changed since.
         self.state.compute_steps(self.args, max_steps)
         return self.progress.epoch, 0
 
     def _run_epoch(self, **call: Any) -> None:
-        """An epoch, or what is left of it."""
+        """Runs an epoch, or the rest of the one that the checkpoint interrupted."""
         done = self.progress
         if done.is_over and done.row == 0:
             self.control.should_training_stop = True
             return
         self.batches.begin(call["epoch"], done.row)
-        self.turn = 0
+        self.micro_batch_index = 0
         if done.to_evaluate:
             self.control.should_evaluate, self.control.should_save = True, done.to_save
             self._after_step(call)
         micro_batches = len(self.batches)
         if micro_batches and not self.progress.is_over:
             steps = math.ceil(micro_batches / self.args.gradient_accumulation_steps)
-            # The loader stands at the right row already: nothing to skip, no generator to set.
+            # The sampler starts at the right row: nothing to skip, no generator state to restore.
             lengths = {"steps_in_epoch": micro_batches, "num_update_steps_per_epoch": steps}
             super()._run_epoch(**{**call, **lengths, "resume_from_checkpoint": None})
         else:
@@ -142,41 +152,42 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
             self._after_step(call)
 
-    # --- The moments of a step ------------------------------------------------------------------------
+    # --- A step ---------------------------------------------------------------------------------------
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Forward and backward pass of one batch, with random numbers that are this batch's alone."""
+        """Forward and backward pass of one batch, with random numbers seeded for this batch alone."""
         ranks = self.group.ranks
-        place = self.turn % self.args.gradient_accumulation_steps * ranks.size + ranks.rank
-        torch.manual_seed(_mixed(self.args.seed, self.state.global_step, place))
+        index = self.micro_batch_index % self.args.gradient_accumulation_steps * ranks.size + ranks.rank
+        torch.manual_seed(_mix_seeds(self.args.seed, self.state.global_step, index))
         try:
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as error:
             if "find_unused_parameters" not in str(error):
                 raise
-            raise self._unused() from error
+            raise self._unused_weights_error() from error
         if not loss.isfinite():
-            raise self._diverged(f"the loss is {loss.item()}", [self.turn])
+            raise self._divergence(f"the loss is {loss.item()}", [self.micro_batch_index])
         self.step_loss += loss.item()
-        self.turn += 1
+        self.micro_batch_index += 1
         return loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
         if not math.isfinite(float(norm)):
-            first = self.turn - 1 - (self.turn - 1) % self.args.gradient_accumulation_steps
-            raise self._diverged(f"the gradient's norm is {float(norm)}", range(first, self.turn))
+            last = self.micro_batch_index - 1
+            first = last - last % self.args.gradient_accumulation_steps
+            raise self._divergence(f"the gradient's norm is {float(norm)}", range(first, last + 1))
         return norm
 
-    def _without_gradient(self) -> list[str]:
-        """What no label depends on, as the part that sees of a model that also reads."""
+    def _weights_without_gradient(self) -> list[str]:
+        """Trained weights that no label depends on, such as the vision tower when training on text."""
         parameters = self.model.named_parameters()
         return [name for name, weight in parameters if weight.requires_grad and weight.grad is None]
 
-    def _unused(self) -> SettingsError:
-        unused = self._without_gradient()
+    def _unused_weights_error(self) -> SettingsError:
+        unused = self._weights_without_gradient()
         named = f"{len(unused)} of the trained weights" if unused else "some of the trained weights"
         first = f", first {unused[0]}" if unused else ""
         return SettingsError(
@@ -184,40 +195,40 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             "processes write true (slower), or train others (loraTargetModules)"
         )
 
-    def _diverged(self, what: str, turns: Iterable[int]) -> LossError:
-        rows = [index for turn in turns for index in self.batches.batch(turn)]
+    def _divergence(self, what: str, micro_batches: Iterable[int]) -> LossError:
+        rows = [index for micro_batch in micro_batches for index in self.batches.batch(micro_batch)]
         places = [f"{file} row {row}" for index in rows for _, file, row in self.rows.provenance(index)]
         named = ", ".join(places[:NAMED_RECORDS])
         more = f" and {len(places) - NAMED_RECORDS} more" if len(places) > NAMED_RECORDS else ""
         return LossError(
             f"step {self.state.global_step + 1}: {what}, in a batch of the records {named}{more}: look at "
-            "them, or lower distributed.train.learningRate and start anew with --fresh"
+            "them, or lower distributed.train.learningRate and start over with --fresh"
         )
 
     def before_optimizer_step(self) -> None:
-        """All ranks learn the step's loss, and whether rank 0 wants a checkpoint at its end."""
-        ranks, minutes = self.group.ranks, self.save_minutes
-        if ranks.size > 1 and not self.args.ddp_find_unused_parameters and self._without_gradient():
-            raise self._unused()
+        """Shares the step's loss among the ranks, and whether rank 0 wants a checkpoint after this step."""
+        ranks, minutes = self.group.ranks, self.inputs.save_interval_minutes
+        if ranks.size > 1 and not self.args.ddp_find_unused_parameters and self._weights_without_gradient():
+            raise self._unused_weights_error()
         is_due = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
         mine = [self.step_loss / ranks.size, self.tokens_seen, ranks.is_main_process and is_due]
         self.step_loss, tokens, due = self.group.sum_(mine)
         self.tokens_of_all, self.save_is_due = int(tokens), bool(due)
-        self.keeper.move()
+        self.save_lock.begin_update()
         self.has_stepped = True
 
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, *others: Any, learning_rate: float | None = None, **named: Any
     ) -> None:
-        """What follows a step, and an epoch."""
-        self.keeper.move()
+        """Logs, evaluates and saves after a step or an epoch, where that is due."""
+        self.save_lock.begin_update()
         if self.has_stepped:
             self._count_step()
             if self.control.should_log:
                 self._log_step(grad_norm, learning_rate)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *others, **named)
         self._settle()
-        self.keeper.rest()
+        self.save_lock.end_update()
 
     def _after_step(self, call: dict[str, Any]) -> None:
         names = ("model", "trial", "epoch", "ignore_keys_for_eval", "start_time")
@@ -242,7 +253,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         self.step_loss = 0.0
 
     def _settle(self) -> None:
-        """All that follows the step, or the epoch, is done."""
+        """Records that everything due after the step or the epoch is done."""
         is_over = self.control.should_training_stop
         self.progress = replace(self.progress, to_evaluate=False, to_save=False, is_over=is_over)
         if self.is_epoch_end:
@@ -250,7 +261,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             self.is_epoch_end = False
 
     def _log_step(self, grad_norm: Any, learning_rate: float | None) -> None:
-        """In the Trainer's place, whose mean forgets the steps before a restart and costs a collective."""
+        """Replaces the Trainer's own: its mean forgets the steps before a restart and costs a collective."""
         done = self.progress
         logs = {"loss": done.unlogged_sum / done.unlogged, "learning_rate": learning_rate}
         if grad_norm is not None:
@@ -261,7 +272,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     # --- Checkpoints ----------------------------------------------------------------------------------
 
     def _determine_best_metric(self, *arguments: Any, **named: Any) -> bool:
-        """A new best is kept at once: its weights change with the next step."""
+        """Saves a new best model at once, since the next step changes its weights."""
         is_new_best: bool = super()._determine_best_metric(*arguments, **named)
         self.control.should_save |= is_new_best and self.args.load_best_model_at_end
         return is_new_best
@@ -269,13 +280,13 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, *_: Any) -> None:
         self._settle()
         if self.group.ranks.is_main_process:
-            self._keep()
+            self._save_last_step()
 
-    def _keep(self) -> None:
-        """Writes the last finished step, unless it is on the disk."""
+    def _save_last_step(self) -> None:
+        """Writes the last finished step, unless it is on disk already."""
         if self.progress == self.saved:
             return
-        with apart():  # a slow volume is no reason to start again
+        with apart():  # writing to a slow volume does not count as a stall
             write_checkpoint(self, self.progress, self.group.ranks.size)
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         directories.rotate(Path(self.args.output_dir), self.args.save_total_limit, best)
@@ -287,33 +298,34 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
                 load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _load_from_checkpoint(self, checkpoint: str, *_: Any) -> None:
-        """In the Trainer's place, which takes the names in the files for the model's, and leaves out what
-        has none."""
+        """Replaces the Trainer's own, which matches names in the files as they are and skips unknown ones."""
         with reading(checkpoint):
             weights.load(self.model, Path(checkpoint))
 
     def _load_best_model(self) -> None:
-        log.info("the best model is that of %s", self.state.best_model_checkpoint)
+        log.info("loading the best model: %s", self.state.best_model_checkpoint)
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _finalize_training(self, *arguments: Any) -> Any:
-        """The best checkpoint is named only now: its folder may have moved since it was written."""
+        """Locates the best checkpoint only now: its directory may have moved since it was written."""
         end_loop()
         if self.args.load_best_model_at_end and self.state.best_global_step:
             best = Path(self.args.output_dir) / directories.name_of(self.state.best_global_step)
-            # By rank 0, which may still be writing it: it is read once, and all load the same.
+            # Rank 0, which may still be writing it, checks it once: so all ranks load the same model.
             wrong = self.group.once("best checkpoint", lambda: manifest.problem(best) or "", 3600)
             if wrong:
                 log.warning(
-                    "%s, which had the lowest loss, is broken: %s; the last step's model is kept", best, wrong
+                    "%s, which had the lowest loss, is corrupt: %s; using the model of the last step",
+                    best,
+                    wrong,
                 )
             else:
                 self.state.best_model_checkpoint = str(best)
         return super()._finalize_training(*arguments)
 
 
-class _Moments(TrainerCallback):  # type: ignore[misc]
-    """Tells the trainer of the two moments for which it has no method."""
+class _StepEvents(TrainerCallback):  # type: ignore[misc]
+    """Passes on the events for which the Trainer has no method to override."""
 
     def __init__(self, trainer: ResumableTrainer) -> None:
         self.trainer = trainer
@@ -328,6 +340,6 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
         self.trainer.is_epoch_end = True
 
 
-def _mixed(*numbers: int) -> int:
-    """One seed from several numbers, far from those of their neighbors."""
+def _mix_seeds(*numbers: int) -> int:
+    """Derives one seed from several numbers, so that neighboring numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

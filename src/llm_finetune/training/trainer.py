@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_finetune.config import EvalSettings, TrainSettings
-from llm_finetune.data import Prepared, Split
+from llm_finetune.data import Prepared
 from llm_finetune.data.batches import StepShape
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.evaluation.perplexity import evaluate
@@ -23,7 +23,7 @@ from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.rank_progress import part_done
 from llm_finetune.training.progress import Display, Pace, StepReport
 from llm_finetune.training.result import CurvePoint, TrainingHistory, TrainingResult
-from llm_finetune.training.resumable_trainer import ResumableTrainer
+from llm_finetune.training.resumable_trainer import ResumableTrainer, TrainerInputs
 
 
 def train(
@@ -49,13 +49,14 @@ def train(
     trainer = RowTrainer(
         model,
         _arguments(settings, eval_settings, precision, shape),
-        prepared.train,
-        prepared.validation if eval_settings.strategy != "no" else None,
-        eval_batch_size=eval_settings.per_device_batch_size,
-        pad_id=pad_id,
-        precision=precision,
-        group=group,
-        save_minutes=settings.save_interval_minutes,
+        TrainerInputs(
+            rows=prepared.train,
+            validation=prepared.validation if eval_settings.strategy != "no" else None,
+            pad_id=pad_id,
+            precision=precision,
+            group=group,
+            save_interval_minutes=settings.save_interval_minutes,
+        ),
     )
     if eval_settings.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(eval_settings.early_stopping_patience))
@@ -82,29 +83,14 @@ def _curve_point(entry: dict[str, float]) -> CurvePoint:
 class RowTrainer(ResumableTrainer):
     """The Trainer with the objective's loss, the project's evaluation and its progress."""
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        arguments: TrainingArguments,
-        rows: Split,
-        validation: Split | None,
-        *,
-        eval_batch_size: int,
-        pad_id: int,
-        precision: Precision,
-        group: Group,
-        save_minutes: float | None,
-    ) -> None:
-        super().__init__(
-            model, arguments, rows, validation, pad_id=pad_id, group=group, save_minutes=save_minutes
-        )
-        self.validation, self.eval_batch_size, self.precision = validation, eval_batch_size, precision
+    def __init__(self, model: torch.nn.Module, arguments: TrainingArguments, inputs: TrainerInputs) -> None:
+        super().__init__(model, arguments, inputs)
         # Makes the Trainer count the labels of a whole step over all ranks, which our loss divides by.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.display = ProgressReports(visible=group.ranks.is_main_process)
+        self.display = ProgressReports(visible=inputs.group.ranks.is_main_process)
         self.add_callback(self.display)
 
     def compute_loss(
@@ -127,17 +113,18 @@ class RowTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        assert self.validation is not None
-        self.keeper.rest()
+        inputs = self.inputs
+        assert inputs.validation is not None
+        self.save_lock.end_update()
         result = evaluate(
             self.model,
-            self.validation,
-            batch_size=self.eval_batch_size,
-            pad_id=self.pad_id,
-            precision=self.precision,
-            group=self.group,
+            inputs.validation,
+            batch_size=self.args.per_device_eval_batch_size,
+            pad_id=inputs.pad_id,
+            precision=inputs.precision,
+            group=inputs.group,
         )
-        self.keeper.move()
+        self.save_lock.begin_update()
         figures = {"loss": result.loss, "perplexity": result.perplexity}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
@@ -178,6 +165,7 @@ def _arguments(
     return TrainingArguments(
         output_dir=settings.output_dir,
         per_device_train_batch_size=shape.batch_size,
+        per_device_eval_batch_size=eval_settings.per_device_batch_size,
         gradient_accumulation_steps=shape.accumulation,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
@@ -185,8 +173,9 @@ def _arguments(
         lr_scheduler_type=settings.lr_scheduler,
         warmup_steps=settings.warmup_ratio,  # below 1, transformers takes it as a share of all steps
         weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm or math.inf,  # not clipped, but a norm that is no number is seen
-        # A step of 0 is "never" to whoever writes it, and an error to transformers.
+        max_grad_norm=settings.max_grad_norm
+        or math.inf,  # not clipped, but a norm that is not finite is noticed
+        # Our users write 0 for "never", which transformers refuses.
         logging_strategy="steps" if settings.logging_steps else "no",
         logging_steps=settings.logging_steps or 1,
         save_strategy=settings.save_strategy,
@@ -207,6 +196,6 @@ def _arguments(
         use_cpu=settings.no_cuda or not torch.cuda.is_available(),
         dataloader_pin_memory=False,
         remove_unused_columns=False,
-        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
+        logging_nan_inf_filter=False,  # a loss that is not finite must be noticed
         disable_tqdm=True,
     )
