@@ -15,7 +15,7 @@ DEMO := demo/out
 # Where the peers that `make benchmark` compares with are installed.
 export PEERS ?= $(HOME)/.cache/llm-finetune/peers
 
-.PHONY: help install demo demo-files test fuzz faults cluster-test lint prose typecheck benchmark benchmark-peers generate lock dist clean
+.PHONY: help install demo demo-files test fuzz faults cluster-test lint prose docs typecheck benchmark benchmark-peers generate lock dist clean
 
 help:
 	@echo "make demo        make a small model, fine-tune it and see that it learned (5 minutes)"
@@ -25,8 +25,9 @@ help:
 	@echo "make fuzz        feed every reader what no user would write  [FUZZ_TIMES=20]"
 	@echo "make faults      kill jobs at every turn and see that they go on (up to 20 minutes)"
 	@echo "make cluster-test  install, run and break jobs on a Kubernetes cluster (20 minutes)  [VALUES=FILE]"
+	@echo "make docs        the documentation's site, in build/site"
 	@echo "make install     what both need, into $(VENV)   [STACK=upstream|intel] [PYTHON=python3.12]"
-	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, README's table"
+	@echo "make generate    write anew what comes from the settings' models: values.yaml, schema, configuration page"
 	@echo "make benchmark   measure it in turns with what else there is, which is installed first (40 minutes)"
 	@echo "make dist        wheel, source package and chart package, into dist/"
 	@echo "make lock        pin the newest versions that fit, with their hashes"
@@ -40,6 +41,7 @@ $(INSTALLED): pyproject.toml $(wildcard requirements/*)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" TORCH_INDEX=$(TORCH_INDEX) \
 	  requirements/install.sh $(STACK) --requirement pyproject.toml --extra test --extra mlflow
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --require-hashes --no-build --requirement requirements/docs.txt
 	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --no-deps --editable . \
 	  --build-constraints requirements/build.txt --require-build-hashes
 	touch $@
@@ -70,7 +72,7 @@ fuzz: $(INSTALLED)
 faults: $(INSTALLED)
 	$(BIN)/pytest -m faults --timeout 1000 tests/faults
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
@@ -90,6 +92,12 @@ prose: $(BIN)/vale
 $(BIN)/vale: .vale/install.sh
 	.vale/install.sh $@
 	touch $@
+
+# Strict: a page that is not in the navigation, a missing file or heading fails. lychee reads what is outside of the site.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/lychee --offline --include-fragments --no-progress --quiet *.md .github docs
 
 typecheck: $(INSTALLED)
 	$(BIN)/mypy
@@ -113,6 +121,7 @@ lock:
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
 	$(LOCK) requirements/source.in --no-deps --output-file requirements/source.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
+	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 	$(LOCK) requirements/openmp.in --no-deps --output-file requirements/openmp.txt
 
 # What a release hands out, beside the image.

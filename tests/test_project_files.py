@@ -6,26 +6,32 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 CHECKOUT = Path(__file__).parents[1]
 CONTRIBUTING = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob(".github/**/*.md")])
+
+
+def layers() -> list[str]:
+    """import-linter's layers, the highest first; rooms of one layer with bars between."""
+    contracts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (found,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return list(found)
 
 
 def test_contributing_names_the_rooms_in_the_order_of_their_imports() -> None:
-    contracts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
     section = CONTRIBUTING.split("## Where a thing lives")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \| ", section, re.MULTILINE)
     named = [row.replace("`", "").replace(", ", " | ") for row in rows]
-    assert named == layers
+    assert named == layers()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(CHECKOUT)) for page in PAGES])
-def test_links_into_the_checkout_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+def test_the_drawing_of_the_architecture_has_every_room_in_the_order_of_its_imports() -> None:
+    drawing = (CHECKOUT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    drawn = re.findall(r'text-anchor="middle">(\w+)<', drawing)
+    assert drawn == [room for layer in layers() for room in layer.split(" | ")]
+
+
+def test_the_readme_is_short() -> None:
+    assert (CHECKOUT / "README.md").stat().st_size <= 10_240
 
 
 def test_a_commit_may_be_of_the_types_that_contributing_names() -> None:

@@ -12,7 +12,11 @@ import yaml
 
 CHECKOUT = Path(__file__).parents[1]
 FILES = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
-MAY_WRITE = {("release", "image"): {"packages"}, ("release", "publish"): {"contents"}}
+MAY_WRITE = {
+    ("docs", "publish"): {"contents"},
+    ("release", "image"): {"packages"},
+    ("release", "publish"): {"contents"},
+}
 
 
 def workflow(file: Path) -> Any:

@@ -53,19 +53,20 @@ def test_check_names_what_differs(
 
 
 def test_a_file_without_its_markers_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "templates").mkdir()
-    for name in ("values.yaml", "values.schema.json", "README.md", "templates/_old_names.tpl"):
+    for folder in ("docs", "templates"):
+        (tmp_path / folder).mkdir()
+    for name in ("values.yaml", "values.schema.json", "docs/configuration.md", "templates/_old_names.tpl"):
         (tmp_path / name).write_text((CHECKOUT / name).read_text())
-    (tmp_path / "README.md").write_text("# Title\n")
-    with pytest.raises(ValueError, match=r"README\.md: expected one line `<!-- keys"):
+    (tmp_path / "docs" / "configuration.md").write_text("# Title\n")
+    with pytest.raises(ValueError, match=r"configuration\.md: expected one line `<!-- keys"):
         codegen.generated(tmp_path)
 
 
-def test_help_and_readme_name_every_key() -> None:
-    readme = (CHECKOUT / "README.md").read_text()
+def test_help_and_documentation_name_every_key() -> None:
+    page = (CHECKOUT / "docs" / "configuration.md").read_text()
     for path in KEYS:
         assert f"{path}  (" in codegen.help_text()
-        assert f"| `{path}` |" in readme
+        assert f"| `{path}` |" in page
 
 
 def test_descriptions_are_one_short_sentence() -> None:

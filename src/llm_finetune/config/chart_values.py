@@ -1,4 +1,4 @@
-"""The chart's own keys: values.yaml's comments say what each is, and schema and README's table repeat it."""
+"""The chart's own keys: values.yaml's comments describe them; schema and documentation repeat that."""
 
 from __future__ import annotations
 

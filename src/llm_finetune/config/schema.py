@@ -1,6 +1,6 @@
 """The keys of the values section `distributed`: the one place, with train_schema, that says what each is.
 
-values.yaml's part, values.schema.json's part, README's table and `--help` are generated from here.
+values.yaml's part, values.schema.json's part, docs/configuration.md and `--help` are generated from here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writes what was measured into the README, between its markers, and the pictures into docs/.
+"""Writes the measured tables and charts into docs/performance.md, between its markers.
 
-python benchmarks/readme.py      reads benchmarks/results
+python benchmarks/performance_page.py      reads benchmarks/results
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from report import RESULTS, markdown, peak_memory
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- benchmarks/readme.py writes from here -->\n", "<!-- to here -->"
+BEGIN, END = "<!-- benchmarks/performance_page.py writes from here -->\n", "<!-- to here -->"
 PARTS = {
     "train_step": ("Training", "Useful tokens a second of training, ours and others"),
     "evaluation": ("Evaluation", "Tokens a second of evaluation, ours and others"),
@@ -47,21 +47,23 @@ def main() -> None:
     for name, (title, alternative) in PARTS.items():
         table = (RESULTS / f"{name}.md").read_text().rstrip()
         shutil.copy(RESULTS / f"{name}.svg", ROOT / f"docs/benchmark-{name.replace('_', '-')}.svg")
-        picture = f"![{alternative}](docs/benchmark-{name.replace('_', '-')}.svg)"
-        lines += ["", f"#### {title}", "", picture, "", table.replace("#### ", "")]
-    lines += ["", "What others do better:", "", *_lost(results)]
+        picture = f"![{alternative}](benchmark-{name.replace('_', '-')}.svg)"
+        lines += ["", f"### {title}", "", picture, "", table.replace("#### ", "")]
+    lines += ["", "### Where other tools are better", "", *_lost(results)]
     lines += [
         "",
-        "Training losses, step by step (sides pack differently, so they see other records in a step):",
+        "### Training losses",
+        "",
+        "Step by step. The tools pack differently, so they see other records in a step.",
         "",
         *_losses(results["train_step"]),
     ]
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    page = ROOT / "docs" / "performance.md"
+    text = page.read_text()
     if not re.search(f"{BEGIN}.*?{END}", text, re.S):
-        raise SystemExit(f"{readme}: no {BEGIN.strip()} … {END}")
+        raise SystemExit(f"{page}: no {BEGIN.strip()} … {END}")
     written = BEGIN + "\n".join(lines) + "\n" + END
-    readme.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: written, text, flags=re.S))
+    page.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: written, text, flags=re.S))
 
 
 def _measured_on(results: dict[str, Any]) -> str:
