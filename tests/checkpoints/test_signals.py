@@ -49,7 +49,7 @@ def test_the_start_after_a_kill_says_that_there_was_one_and_whether_memory_was_s
     warm: Warm, run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     options, sign = run(tmp_path / "out"), tmp_path / "out" / ".heartbeat.json"
-    told = "the run before this one ended here without a word"
+    told = "the previous run was killed"
     assert warm.run(options, IN_THE_OPTIMIZER_OF_STEP_6).code == -signal.SIGKILL
     assert sign.is_file()
     again = signaled(*warm.start(options, IN_THE_BACKWARD_PASS_OF_STEP_6), signal.SIGTERM)
@@ -101,6 +101,6 @@ def test_a_lost_peer_costs_the_step_that_was_under_way_and_no_more(
     writer, lost = warm.run_group(run(tmp_path / "out"), 2, {1: IN_THE_OPTIMIZER_OF_STEP_6})
     assert lost.code == -signal.SIGKILL
     assert writer.code == 128, writer.text
-    assert "rank 1 of 2 is gone" in writer.text
+    assert "rank 1 of 2 is lost" in writer.text
     # Its own optimizer step may be through by the time it hears of the death.
     assert directories.newest_whole(tmp_path / "out") in ("checkpoint-5", "checkpoint-6")

@@ -100,7 +100,7 @@ def test_a_killed_rank_is_noticed_and_named(
     assert outcomes.pop(killed).exit_code == KILLED
     for outcome in outcomes.values():
         assert outcome.exit_code == GONE
-        assert f"rank {killed} of {size} is gone" in outcome.err
+        assert f"rank {killed} of {size} is lost" in outcome.err
 
 
 def test_a_stranger_at_the_door_is_not_taken_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_collective_of_ccl_that_hangs_after_a_death_is_ended(
     processes.start("ccl_peer_killed", 2, [0, 1], stand_in_ccl("calls > 1 and time.sleep(1000)"))
     survivor = processes.outcomes()[0]
     assert survivor.exit_code == GONE
-    assert "rank 1 of 2 is gone" in survivor.err
+    assert "rank 1 of 2 is lost" in survivor.err
 
 
 def test_ccl_without_its_bindings_is_refused_where_it_matters() -> None:

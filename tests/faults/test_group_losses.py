@@ -61,7 +61,7 @@ def test_a_pod_killed_for_memory_is_named_in_the_next_round(job: Make) -> None:
     heartbeat.write_text(json.dumps({"step": 5, "used_bytes": 3_900_000_000, "limit_bytes": 4_000_000_000}))
     pods.kill(1)
     assert pods.finish() == {0: 0, 1: 0}
-    assert "localhost-1: gone" in pods.said(0)
+    assert "localhost-1: lost" in pods.said(0)
     assert "last seen after step 5, with 3.9 of 4.0 GB of memory; it was probably" in pods.said(0)
 
 
@@ -145,7 +145,7 @@ def test_a_link_that_is_cut_is_noticed_within_a_minute(
     pods.until_step(3)
     began = time.monotonic()
     nodes[1].cut()
-    pods.until_said(1, "is gone")
+    pods.until_said(1, "is lost")
     pods.until_said(0, "going on with 1 of 2 workers")
     assert time.monotonic() - began < 60  # the bound is what the issue promises, far above what it takes
     nodes[1].join()

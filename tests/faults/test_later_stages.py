@@ -141,7 +141,7 @@ def test_told_to_stop_while_it_writes_the_tuned_model_a_run_writes_it_first(
     go_on(said)
     stopped = ended(process, said)
     assert stopped.code == 128 + signal.SIGTERM, stopped.text
-    assert "stages that are done are kept" in stopped.text
+    assert "finished stages are preserved" in stopped.text
     assert stages_done(tmp_path) == ["train"]
     again = warm.run(run(tmp_path))
     assert again.code == 0, again.text
@@ -164,7 +164,7 @@ def test_told_to_stop_after_the_training_a_run_says_what_is_kept_and_does_what_i
         assert told == (
             f"error: stopped by {number.name}; start the same command again (without --fresh) and it "
             "goes on from there "
-            "(stages that are done are kept)"
+            "(finished stages are preserved)"
         )
         assert "Traceback" not in stopped.text
         assert not instances(tmp_path)

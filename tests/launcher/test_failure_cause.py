@@ -7,7 +7,7 @@ import itertools
 from llm_finetune.launcher.failure_cause import cause_of, is_done
 from llm_finetune.runtime.outcome import Outcome
 
-CONSEQUENCES = {"b": Outcome(128, "rank 0 is gone"), "c": Outcome(143, "stopped"), "d": Outcome(0, "done")}
+CONSEQUENCES = {"b": Outcome(128, "rank 0 is lost"), "c": Outcome(143, "stopped"), "d": Outcome(0, "done")}
 
 
 def test_the_cause_outweighs_what_followed_from_it_in_whatever_order_they_come() -> None:

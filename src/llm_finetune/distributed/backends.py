@@ -14,7 +14,7 @@ INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "ccl": "FI_TCP_IFACE"}
 
 
 def check_backend(backend: str, world_size: int) -> None:
-    """Refuses a backend that cannot work here. Light: nothing is imported and nobody is asked.
+    """Refuses a backend that cannot work here. Light: it imports nothing and contacts no peer.
 
     Raises:
         SettingsError: for an unknown backend, and for ccl with several ranks and without its bindings.

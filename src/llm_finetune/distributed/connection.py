@@ -1,7 +1,7 @@
-"""A TCP connection over which two processes say a line now and then, and know when the other is gone.
+"""A TCP connection over which two processes exchange lines, and which detects the loss of the peer.
 
 The kernel closes a dead process's connections at once, and answers for a busy one: so a death is noticed
-within a second, and nobody is taken for dead because he computes. A cut link is found within half a minute,
+within a second, and a busy process is not taken for dead. A cut link is found within half a minute,
 by TCP's own probes where the line is silent, and by what stays unacknowledged where it is not.
 """
 
@@ -45,13 +45,13 @@ class Line:
 
     @property
     def there(self) -> str:
-        """The other end's address; empty where it is gone already."""
+        """The peer's address; empty where the connection is already closed."""
         with suppress(OSError):
             return _plain(self._connection.getpeername()[0])
         return ""
 
     def seal(self, key: bytes, *, answers: bool) -> None:
-        """From here on each line bears proof that whoever said it knows the key, and which line it is.
+        """From here on each line is authenticated with the key and its sequence number.
 
         Args:
             answers: this end was called; the other one calls.
@@ -60,7 +60,7 @@ class Line:
         self._seals = (called, calling) if answers else (calling, called)
 
     def say(self, words: str) -> None:
-        """Sends a line. A peer that is gone is not an error here: whoever listens to it hears of it."""
+        """Sends a line. A lost peer is no error here: the thread that reads from it reports the loss."""
         with self._speaking:
             content = words.encode()
             if self._seals:
@@ -71,11 +71,11 @@ class Line:
                 self.hang_up()
 
     def hear(self, timeout_seconds: float | None = None, longest_bytes: int = LONGEST_BYTES) -> str:
-        """Blocks until the peer has said a line; empty if it hung up, is gone, or said what no peer says.
+        """Blocks until a line arrives; empty if the peer hung up, is lost, or sent an invalid line.
 
         Args:
             timeout_seconds: for the whole line, however it trickles in.
-            longest_bytes: of a line; more is never kept.
+            longest_bytes: of a line; more is never buffered.
 
         Raises:
             TimeoutError: it did not say one for so long.
@@ -119,12 +119,12 @@ class Line:
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Gives this process's end up, without a word to the peer: for a forked child."""
+        """Closes this process's end without notifying the peer: for a forked child."""
         self._connection.close()
 
 
 class _Seal:
-    """One direction's proofs: a line that is forged, left out, said twice or sent back does not fit."""
+    """One direction's proofs: a forged, omitted, repeated or reflected line does not match."""
 
     def __init__(self, key: bytes, direction: bytes) -> None:
         self._key = key + direction

@@ -1,4 +1,4 @@
-"""What one rank knows of another's failure, and how whoever waits hears of it."""
+"""The failure of another rank, and how waiting threads are notified of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_finetune.errors import GroupError
 
 @dataclass(frozen=True)
 class Failure:
-    """A rank that left before the work was done: which, with what exit code, and what it said."""
+    """A rank that left before the work was done: its number, exit code and message."""
 
     rank: int
     exit_code: int
@@ -21,7 +21,7 @@ class Failure:
 
     @classmethod
     def from_word(cls, word: Any) -> Failure | None:
-        """What a peer said of its end; None where no peer says such a thing."""
+        """A peer's report of its end; None where it is invalid."""
         match word:
             case {"rank": int(rank), "exit_code": int(code), "message": str(message), **more}:
                 return cls(rank, code, message) if 0 < code < 256 and not more else None

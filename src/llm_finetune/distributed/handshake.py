@@ -40,8 +40,8 @@ class _Meeting:
     nonce: str
 
     def proof(self, who: str) -> bytes:
-        said = "\0".join((who, self.purpose, self.nonce, self.hello))
-        return hmac.new(self.secret, said.encode(), hashlib.sha256).hexdigest().encode()
+        signed = "\0".join((who, self.purpose, self.nonce, self.hello))
+        return hmac.new(self.secret, signed.encode(), hashlib.sha256).hexdigest().encode()
 
     def check(self, who: str, proof: object) -> None:
         given = proof.encode() if isinstance(proof, str) else b""
@@ -58,8 +58,8 @@ def introduce(
         purpose: what the connection is for; a proof for another purpose is none.
 
     Raises:
-        UnprovenError: whoever answers does not know the secret.
-        TimeoutError: nobody answers.
+        UnprovenError: the peer does not know the secret.
+        TimeoutError: there is no answer.
     """
     if secret is None:
         line.say(json.dumps({"hello": hello}))
@@ -74,7 +74,7 @@ def introduce(
 
 
 def welcome(line: Line, purpose: str, secret: bytes | None, seconds: float = SECONDS) -> dict[str, Any]:
-    """The called side: the hello of whoever calls, once it is proven.
+    """The called side: the caller's hello, once it is proven.
 
     Raises:
         UnprovenError: it says no hello, or does not know the secret.
@@ -110,5 +110,5 @@ def _heard(line: Line, end: float) -> dict[str, Any]:
 def _words(line: Line, end: float) -> str:
     words = line.hear(max(0.0, end - time.monotonic()), LONGEST_BYTES)
     if not words:
-        raise UnprovenError("it hung up, or said too much, instead of who it is")
+        raise UnprovenError("it hung up, or sent too much, before it identified itself")
     return words

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def job_secret(environment: Mapping[str, str] = os.environ) -> bytes | None:
-    """The secret; None where the job has none. It is read anew for each handshake: Kubernetes may renew it.
+    """The secret; None where the job has none. It is read again for each handshake: Kubernetes may renew it.
 
     Raises:
         SettingsError: it cannot be read, or is too short to be one.
@@ -52,7 +52,7 @@ def say_where_there_is_none() -> None:
     if FILE not in os.environ:
         os.environ[FILE] = ""  # the processes that this one starts need not say so again
         log.warning(
-            "this job has no secret (%s): whoever reaches its ports can take part in it; the chart makes one",
+            "this job has no secret (%s): any process on its ports can join it; the chart makes one",
             FILE,
         )
 

@@ -1,6 +1,6 @@
 """A port where processes of the job come in, and strangers do not: port scanners, health checks, attackers.
 
-Whoever connects has seconds to prove who he is, however he trickles it in. Many at once take no file or
+A connection has seconds to prove its identity, however slowly its bytes arrive. Many at once take no file or
 thread from those of the job: where too many wait, the oldest of the address with most of them has to go.
 """
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class NotAdmittedError(Exception):
-    """Whoever says hello is not wanted here; the text says why."""
+    """The peer is not admitted; the text says why."""
 
 
 class Listener:
@@ -37,8 +37,8 @@ class Listener:
     Args:
         server: listens already.
         purpose: of the connections, for the handshake.
-        admit: takes over the line of whoever has proved to be of the job, and raises NotAdmittedError where
-            it will not; it may stay for as long as the line is open.
+        admit: takes over the connection of a peer that has proved to be of the job, and raises
+            NotAdmittedError where it will not; it may stay for as long as the line is open.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Listener:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Nobody comes in any more."""
+        """Accepts no more connections."""
         self._is_closed = True
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)  # close alone would leave the thread in accept
@@ -67,7 +67,7 @@ class Listener:
         while not self._is_closed:
             try:
                 connection, address = self._server.accept()
-            except OSError as error:  # no more files, say; or whoever called is gone again
+            except OSError as error:  # no more files, say; or the caller has hung up
                 if not self._is_closed:
                     self._turned_away.count("", f"it could not be accepted: {error.strerror}")
                     time.sleep(PAUSE_SECONDS)
@@ -76,7 +76,7 @@ class Listener:
                 line = Line(connection)
                 self._wait(line, str(address[0]))
                 threading.Thread(target=self._meet, args=(line,), daemon=True).start()
-            except (OSError, RuntimeError) as error:  # it is gone again; no more threads
+            except (OSError, RuntimeError) as error:  # it has hung up; no more threads
                 self._turned_away.count(str(address[0]), f"it could not be heard: {error}")
                 connection.close()
 
@@ -126,5 +126,5 @@ class _TurnedAway:
                 return
             number, self._number, self._told_at = self._number, 0, now
         many = "1 connection" if number == 1 else f"{number} connections"
-        told = "port %d: turned away %s; the last, from %s: %s"
-        log.warning(told, self._port, many, address or "an address unknown", why)
+        line = "port %d: turned away %s; the last, from %s: %s"
+        log.warning(line, self._port, many, address or "an address unknown", why)

@@ -136,7 +136,7 @@ class PeerMonitor:
         try:
             rendezvous.publish(ADDRESS, address)
             while len(self._lines) < self._ranks.size - 1:
-                self._alarm.wait(0.0)  # a rank that joined may be gone again
+                self._alarm.wait(0.0)  # a rank that joined may be lost already
                 try:
                     rank, there, line = came.get(timeout=min(1.0, max(0.0, end - time.monotonic())))
                 except Empty:
@@ -148,7 +148,7 @@ class PeerMonitor:
                         f"{names} of {self._ranks.size} did not join within {deadline_seconds:g} s. "
                         f"Is each started, and can it reach rank 0 at {host}?"
                     ) from None
-                if rank in self._lines:  # whoever came first under this number keeps it
+                if rank in self._lines:  # the first connection under this number stays
                     line.hang_up()
                 else:
                     self._hold(rank, there, line)
@@ -202,12 +202,12 @@ class PeerMonitor:
         self._listeners.append(listener)
 
     def _listen(self, peer: int, line: Line) -> None:
-        """Blocks until the peer leaves, fails or is gone; runs in a thread of its own."""
+        """Blocks until the peer leaves, fails or is lost; runs in a thread of its own."""
         while words := line.hear():
             word = parsed(words)
-            if said := Progress.from_word(word.get("progress")):
+            if progress := Progress.from_word(word.get("progress")):
                 if self._stalls:
-                    self._stalls.heard(peer, said)
+                    self._stalls.heard(peer, progress)
                 continue
             if self._stalls:
                 self._stalls.left(peer)
@@ -249,7 +249,7 @@ class PeerMonitor:
             self._alarm.act()
 
     def _vanished(self, peer: int) -> Failure:
-        message = f"rank {peer} of {self._ranks.size} is gone: it was killed, or its machine or link failed."
+        message = f"rank {peer} of {self._ranks.size} is lost: it was killed, or its machine or link failed."
         return Failure(peer, GroupError.exit_code, message)
 
     def _strange(self, peer: int) -> Failure:

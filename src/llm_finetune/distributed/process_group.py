@@ -61,7 +61,7 @@ class Group:
         """Waits, without burning a core, for what another rank publishes under `key`.
 
         Raises:
-            GroupError: when the deadline has passed; at once when a rank fails or is gone, and then with
+            GroupError: when the deadline has passed; at once when a rank fails or is lost, and then with
                 that rank's exit code.
         """
         return self._rendezvous.await_value(key, deadline_seconds)
@@ -92,7 +92,7 @@ class Group:
         """Waits for all ranks, in the store: so it works and ends alike with every backend.
 
         Raises:
-            GroupError: when the deadline has passed, naming who is missing, or when a rank is gone.
+            GroupError: when the deadline has passed, naming who is missing, or when a rank is lost.
         """
         self._barriers += 1
         self._rendezvous.arrive(f"barrier {self._barriers}", deadline_seconds)
@@ -128,7 +128,7 @@ def join(
 
     Raises:
         SettingsError: if the backend cannot work here.
-        GroupError: if a rank is missing, gone or wrong.
+        GroupError: if a rank is missing, lost or wrong.
     """
     backends.check_backend(backend, ranks.size)
     alarm = Alarm()

@@ -53,7 +53,7 @@ class Stalls:
         self._peers.pop(rank, None)
 
     def excuse(self) -> None:
-        """This process itself stood still meanwhile: what the others said waits to be read."""
+        """This process itself stood still meanwhile: messages of the others are waiting to be read."""
         for peer in list(self._peers.values()):
             peer.heard_at = time.monotonic()
 
@@ -71,7 +71,7 @@ class Stalls:
         idle = {rank: one.idle_seconds + silent[rank] for rank, one in known.items()}
         last = min((one.step, one.part) for one in known.values())
         behind = [rank for rank, one in known.items() if (one.step, one.part) == last]
-        # Whoever is ahead waits for these; among them who computes is slow, and no more.
+        # Ranks that are ahead wait for these; one of these that computes is merely slow.
         if all(idle[rank] >= self._limit for rank in behind):
             longest = max(idle[rank] for rank in behind)
             # Who waits for another stands still as well, a moment later: less than this is not seen.

@@ -54,7 +54,7 @@ def connect(ranks: Ranks, deadline_seconds: float) -> Store:
 class Rendezvous:
     """The store as one rank sees it.
 
-    torch's store asks nobody who he is. So what the ranks leave there is signed with the job's secret.
+    torch's store does not authenticate clients, so what ranks leave there is signed with the job's secret.
     """
 
     def __init__(self, store: Store, ranks: Ranks, alarm: Alarm) -> None:
@@ -71,7 +71,7 @@ class Rendezvous:
         """Waits for what another rank publishes.
 
         Raises:
-            GroupError: when the deadline has passed, or as soon as a rank has failed or is gone.
+            GroupError: when the deadline has passed, or as soon as a rank has failed or is lost.
         """
 
         def late() -> str:
@@ -88,7 +88,7 @@ class Rendezvous:
 
         Raises:
             GroupError: when the deadline has passed, naming the ranks that are missing; or as soon as a
-                rank has failed or is gone.
+                rank has failed or is lost.
         """
         keys = [f"place/{place}/{rank}" for rank in range(self._ranks.size)]
         self._set(keys[self._ranks.rank], "")
@@ -142,11 +142,11 @@ class Rendezvous:
             yield
         except DistError as error:
             self.alarm.wait(NEWS_SECONDS)
-            raise GroupError(f"the rendezvous store is gone, and rank 0 with it: {error}") from error
+            raise GroupError(f"the rendezvous store is lost, and rank 0 with it: {error}") from error
 
 
 def _only_here(ranks: Ranks, host: str, port: int) -> dict[str, Any]:
-    """Where all ranks are on this machine, nobody else can reach the store."""
+    """Where all ranks are on this machine, no other machine can reach the store."""
     if ranks.local_size < ranks.size or host not in LOOPBACK:
         return {}
     return {"master_listen_fd": socket.create_server((host, port)).detach()}

@@ -1,6 +1,6 @@
 """The memory allocator of the processes that train: one that keeps a step's large buffers for the next.
 
-glibc gives them back to the kernel, which clears each page anew at the next step; that can cost half of it.
+glibc gives them back to the kernel, which clears each page again at the next step; that can cost half of it.
 An allocator is chosen as a process starts, so one that has the wrong one starts itself again.
 """
 

@@ -63,7 +63,7 @@ def highest(environment: Mapping[str, str] = os.environ) -> Level | None:
                 f"environment variable {MAX_CPU_ISA}: found {name!r}, expected one of {', '.join(LEVELS)}"
             )
         return LEVELS[name.lower()]
-    # "default" is no vectors at all, which nothing else here can be told.
+    # "default" means no vector instructions, which the other libraries cannot be limited to.
     return LEVELS.get({"default": "avx2"}.get(found := environment.get(TORCH, "").lower(), found))
 
 

@@ -44,8 +44,8 @@ def bind_to_numa_node(local_rank: int, local_size: int, root: Path = Path("/")) 
     cores = share_of(there, local_rank, local_size)
     if cores is None:
         if len(there) > 1 and available_cores(root) > len(there[0]):
-            told = "cores: on %d NUMA nodes; processesPerWorker: %d would keep each process near its memory"
-            log.info(told, len(there), len(there))
+            line = "cores: on %d NUMA nodes; processesPerWorker: %d would keep each process near its memory"
+            log.info(line, len(there), len(there))
         yield
         return
     before = os.sched_getaffinity(0)

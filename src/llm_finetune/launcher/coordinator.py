@@ -1,7 +1,7 @@
 """The leader, which lives in worker-0: it waits for workers, starts rounds, and judges how they ended.
 
-Its memory is on the volume and its workers come to it anew, so nothing of an earlier round can poison the
-next. Rank 0 runs beside it: where the leader is gone, so is rank 0.
+Its memory is on the volume and its workers reconnect to it, so no state of an earlier round can affect the
+next. Rank 0 runs beside it: where the coordinator is lost, so is rank 0.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WorkerLimits:
 
 
 class LeavingError(Exception):
-    """The leader's own worker was told to leave: another pod will lead."""
+    """The coordinator's own worker was terminated: another pod takes over."""
 
     def __init__(self, ending: Outcome) -> None:
         super().__init__(ending.message)
@@ -108,7 +108,7 @@ class Coordinator:
         self._signs.await_other_job(self._job, self._crew.patience_seconds)
         verdict = None
         if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
-            words = f"a round ended without a word{self._signs.left() or self._never_seen()}"
+            words = f"a round ended unexpectedly{self._signs.left() or self._never_seen()}"
             verdict = self._over(Outcome(GroupError.exit_code, words))
         try:
             while verdict is None:

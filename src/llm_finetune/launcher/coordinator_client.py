@@ -1,4 +1,4 @@
-"""A worker's line to the leader: it is told to start or to stop, and says how its part ended."""
+"""A worker's connection to the coordinator, which starts and stops it and gets its outcome."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StopError(Exception):
 
 
 class GoneError(StopError):
-    """The leader is gone, or stands still."""
+    """The coordinator is lost or stalled."""
 
 
 Word = Round | Outcome | StopError
@@ -87,18 +87,18 @@ class CoordinatorClient:
                 time.sleep(PAUSE_SECONDS)  # one that hangs up at once would be called without a pause
 
     def check(self) -> None:
-        """Raises StopError when the leader wants this worker's ranks stopped, or is gone."""
+        """Raises StopError when the coordinator stops this worker's ranks, or is lost."""
         try:
             word = self._heard.get_nowait()
         except Empty:
             return
         self._heard.put(word)
-        raise word if isinstance(word, StopError) else StopError("the worker that leads begins anew")
+        raise word if isinstance(word, StopError) else StopError("the coordinator restarts")
 
     def report(self, ending: Outcome) -> None:
         """Says how this worker's part of the round ended, or that it cannot take part in any."""
         if self._line is None and ending.is_permanent:
-            with suppress(OSError):  # before there is a leader, nobody waits for this worker
+            with suppress(OSError):  # before there is a coordinator, none waits for this worker
                 self._call()
         if self._line is not None:
             self._line.say(json.dumps({"ended": asdict(ending)}))
@@ -112,7 +112,7 @@ class CoordinatorClient:
         while self._line is None:
             try:
                 self._call()
-            except OSError as error:  # not there yet: no name, no route, nobody listens, or a stranger does
+            except OSError as error:  # not there yet: no name, no route, no listener, or a stranger
                 now = time.monotonic()
                 waited = f"waited {now - began:.0f} s for the worker that leads, at %s:%d (%s)"
                 if now - began > self._patience_seconds:
@@ -142,9 +142,9 @@ class CoordinatorClient:
                 self._away_since = None
                 if (word := understood(words)) is not None:
                     heard.put(word)
-            heard.put(GoneError(f"{there} is gone"))
+            heard.put(GoneError(f"{there} is lost"))
         except TimeoutError:
-            heard.put(GoneError(f"{there} stands still: it said nothing for {self._silence_seconds:g} s"))
+            heard.put(GoneError(f"{there} is stalled: no message for {self._silence_seconds:g} s"))
         line.hang_up()
 
     def _hang_up(self) -> None:

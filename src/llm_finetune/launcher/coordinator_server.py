@@ -1,4 +1,4 @@
-"""Where workers come to the leader: who is here, what they say, and how each is told something."""
+"""The coordinator's server: connected workers, their messages, and sending to each."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from llm_finetune.runtime.json_object import parsed
 from llm_finetune.runtime.outcome import Outcome
 
 PURPOSE = "workers"
-GONE = "gone: it was killed, or its machine or link failed"
+GONE = "lost: it was killed, or its machine or link failed"
 LONGEST_NAME = 253  # of a pod
-MOST_EVENTS = 1000  # that nobody has looked at; whoever says more has to wait
+MOST_EVENTS = 1000  # that are not handled yet; a worker that sends more has to wait
 PULSE_SECONDS = 5.0  # from one sign that this process runs to the next
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a worker said, or that it is gone.
+    """A message of a worker, or its loss.
 
     Attributes:
         ending: of its part in a round; of the part that it had before, where it has come just now.
@@ -70,7 +70,7 @@ class CoordinatorServer:
         except Empty:
             return None
         if event.has_come:
-            # Two that live, as where a node comes back after its pod was made anew: else each would push the
+            # Two that live, as where a node comes back after its pod was replaced: else each would push the
             # other out for ever.
             if older := self._lines.get(event.name):
                 _turn_away(older, f"another {event.name} came and takes this one's place")
@@ -82,7 +82,7 @@ class CoordinatorServer:
         return event
 
     def dismiss(self, name: str) -> None:
-        """Hangs up on a worker; one that still lives may come anew."""
+        """Hangs up on a worker; one that is alive may reconnect."""
         line = self._lines.pop(name, None)
         if line is not None:
             line.hang_up()
@@ -102,7 +102,7 @@ class CoordinatorServer:
             _turn_away(line, why)
             raise NotAdmittedError(why)
         self._open.add(line)
-        self._events.put(Event(name, line, Outcome(GroupError.exit_code, "was started anew"), has_come=True))
+        self._events.put(Event(name, line, Outcome(GroupError.exit_code, "was restarted"), has_come=True))
         while words := line.hear():
             ending = Outcome.from_word(parsed(words).get("ended"))
             if ending is None:  # what no worker says

@@ -85,14 +85,14 @@ class _Agent(LocalElasticAgent):
         self._stopped_since: dict[int, float] = {}
 
     def _monitor_workers(self, worker_group: Any) -> RunResult:
-        """The round as it is; a rank that was stopped, and that nobody lets go on, is ended."""
+        """The round as it is; a rank that was stopped, and is not continued, is ended."""
         now = time.monotonic()
         for rank in self._pcontext.pids().values() if self._pcontext else ():
             if _is_stopped(rank):
                 since = self._stopped_since.setdefault(rank, now)
                 if now - since > self._stopped_seconds:
-                    told = "process %d stood still for %.1f min (SIGSTOP) and is killed"
-                    log.error(told, rank, (now - since) / 60)
+                    line = "process %d stood still for %.1f min (SIGSTOP) and is killed"
+                    log.error(line, rank, (now - since) / 60)
                     os.kill(rank, signal.SIGKILL)
             else:
                 self._stopped_since.pop(rank, None)
@@ -118,12 +118,12 @@ class _Agent(LocalElasticAgent):
 def _is_stopped(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    except (OSError, IndexError):  # it is gone
+    except (OSError, IndexError):  # it has ended
         return False
 
 
 class _Formed(RendezvousHandler):
-    """A round that is formed already, as the agent wants to be told of it."""
+    """A round that is formed already, in the form that the agent expects."""
 
     def __init__(self, this: Round, interrupt: Callable[[], None]) -> None:
         self._round = this
@@ -156,7 +156,7 @@ class _Formed(RendezvousHandler):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The agent logs each failure with a traceback of its own; the rank has said what was wrong."""
+    """The agent logs each failure with a traceback of its own; the rank has logged what was wrong."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -62,7 +62,7 @@ def _token() -> Iterator[str]:
         yield f"{file}: {type(error).__name__}, expected to read the Hugging Face token"
         return
     if not token or token.split() != [token]:
-        yield f"{file}: expected a token without spaces or line breaks; write the Secret anew"
+        yield f"{file}: expected a token without spaces or line breaks; replace the Secret"
     else:
         print(f"token: {file} can be read")
 

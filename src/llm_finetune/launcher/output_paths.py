@@ -13,7 +13,8 @@ from llm_finetune.errors import OutputError, SettingsError
 def resolved(settings: Settings) -> Settings:
     """The settings with the folders that links in their paths lead to now.
 
-    So what is locked is what is written, whoever turns a link meanwhile. A path without links stays as it is.
+    So what is locked is what is written, even if a link changes meanwhile. A path without links is
+    unchanged.
 
     Raises:
         OutputError: a link leads nowhere but round in a circle.

@@ -16,7 +16,7 @@ from types import FrameType
 
 from llm_finetune.runtime.signals import NUMBERS
 
-STOPPED_SECONDS = 60.0  # a debugger's stop is none: it is told to the debugger alone
+STOPPED_SECONDS = 60.0  # a debugger's stop does not count: only the debugger is notified
 
 
 def under_init(
@@ -25,7 +25,7 @@ def under_init(
     """Runs `main` in a child where this is process 1, else here.
 
     Args:
-        if_killed: told the signal that killed the child, which could not say so itself.
+        if_killed: called with the signal that killed the child, which could not report it.
         stopped_seconds: how long the child may be stopped (SIGSTOP) before it is killed.
 
     Returns:

@@ -49,7 +49,7 @@ class PodHeartbeats:
 
     def forget(self, pod: str) -> None:
         """Takes a pod's sign away."""
-        with suppress(OSError):  # the volume may be what failed; whoever wants to write there says so
+        with suppress(OSError):  # the volume may be what failed; the next writer reports it
             self._file(pod).unlink(missing_ok=True)
 
     def await_other_job(self, job: str, patience_seconds: float) -> None:

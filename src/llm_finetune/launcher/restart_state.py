@@ -20,7 +20,7 @@ class RestartState:
     """How many rounds there were, and how many of them failed.
 
     Attributes:
-        is_unfinished: nobody was left to say how the last round ended.
+        is_unfinished: the last round ended without a report.
 
     Args:
         file: on the volume.
@@ -32,13 +32,13 @@ class RestartState:
         self.allowed = allowed
         self._file = file
         self._job = job
-        kept = _read(file)
-        if kept.get("job") != job or kept.get("over"):
-            kept = {"number": kept["number"], "begun_at": kept["number"], "failures": 0}
-        self.number: int = kept["number"] - kept["begun_at"]
-        self._begun_at: int = kept["begun_at"]
-        self.failures: int = kept["failures"]
-        self.is_unfinished = bool(kept.get("running"))
+        state = _read(file)
+        if state.get("job") != job or state.get("over"):
+            state = {"number": state["number"], "begun_at": state["number"], "failures": 0}
+        self.number: int = state["number"] - state["begun_at"]
+        self._begun_at: int = state["begun_at"]
+        self.failures: int = state["failures"]
+        self.is_unfinished = bool(state.get("running"))
 
     def begin(self) -> int:
         """Writes down that a round begins; returns its number, which its logs bear."""
@@ -53,7 +53,7 @@ class RestartState:
         return self.failures
 
     def finish(self) -> None:
-        """The job is over: whoever starts it again begins to count anew."""
+        """The job is over: a new start begins to count at 0."""
         self._write(running=False, over=True)
 
     def _write(self, **more: object) -> None:
@@ -67,16 +67,16 @@ class RestartState:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What is kept there; a file that is broken must not keep the job from going on."""
+    """The stored state; a broken file must not keep the job from continuing."""
     try:
-        kept = read_state(file)
-        number, begun_at, failures = (kept.get(name) for name in COUNTS)
+        state = read_state(file)
+        number, begun_at, failures = (state.get(name) for name in COUNTS)
         if is_count(number) and is_count(begun_at) and is_count(failures) and begun_at <= number <= MOST:
-            return kept
+            return state
         problem = "it does not hold what a leader writes"
     except FileNotFoundError:
         return dict.fromkeys(COUNTS, 0)
     except OSError as error:
         problem = str(error)
-    log.warning("%s cannot be read (%s): the rounds are counted anew", file, problem)
+    log.warning("%s cannot be read (%s): restarts are counted from 0", file, problem)
     return dict.fromkeys(COUNTS, 0)

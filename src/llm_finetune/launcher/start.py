@@ -26,9 +26,9 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     """Checks the job, or runs it: in this process, or in several that are started for it.
 
     Args:
-        loaded: the settings, and what is to be said of them.
+        loaded: the settings, and warnings about them.
         check: settings, data and model are checked and shown; nothing is trained.
-        fresh: begin anew where the output folder holds this very run.
+        fresh: start over even where the output folder holds this very run.
 
     Returns:
         The exit code.

@@ -121,7 +121,7 @@ def _sizes(path: Path) -> dict[Path, tuple[int, float]]:
     found: dict[Path, tuple[int, float]] = {}
     with suppress(OSError):  # a folder on the way that this user may not enter: `_absence` says so
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            with suppress(OSError):  # gone again, or on a network file system that is slow to show it
+            with suppress(OSError):  # deleted again, or on a network file system that is slow to show it
                 if file.is_file():
                     stat = file.stat()
                     found[file] = (stat.st_size, stat.st_mtime)

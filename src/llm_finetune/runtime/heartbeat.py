@@ -1,7 +1,7 @@
 """A rank's sign of life on the volume: its last step and its memory, written every few seconds.
 
 Its launcher takes the file away when the rank has ended; without one the rank does so itself. So one that
-stays is of a rank that was killed, and nobody was left to say why.
+stays is of a rank that was killed before it could report why.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def beating(ranks: Ranks) -> Iterator[None]:
 
 @contextmanager
 def heartbeat_writer(folder: Path) -> Iterator[None]:
-    """The same in the output folder, where there is no launcher; says first how a killed run ended there."""
+    """The same in the output folder, where there is no launcher; logs first how far a killed run came."""
     if FILE in os.environ:
         yield
         return
     file = folder / OWN
     if sign := read(file):
-        log.warning("the run before this one ended here without a word, %s", sign)
+        log.warning("the previous run was killed, %s", sign)
     _OWN_SIGN.callback(_take_away, file, *_begun(file))
     try:
         yield
@@ -82,7 +82,7 @@ def heartbeat_writer(folder: Path) -> Iterator[None]:
 
 
 def remove_heartbeat() -> None:
-    """Takes this process's own sign of life away: it ends, and has said why."""
+    """Removes this process's heartbeat: it ends in order, and its reason is logged."""
     _OWN_SIGN.close()
 
 

@@ -38,7 +38,7 @@ def indented(text: str) -> str:
 
 
 def tell(*texts: str) -> None:
-    """Each text as a message on standard error, beside the log; nobody may be there any more to read it."""
+    """Each text as a message on standard error, beside the log; its reader may have closed it."""
     with suppress(OSError):
         for text in texts:
             print(entry(text), file=sys.stderr, flush=True)

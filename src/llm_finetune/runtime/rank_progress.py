@@ -1,4 +1,4 @@
-"""How far this process has come, and since when it has done nothing: what the others are told of it.
+"""Progress of this process, and how long it has been idle, as reported to the other ranks.
 
 Progress is expected only in the loop of the training, with the evaluations in it. All else that takes long
 has a deadline of its own, or is waited for as long as it lives: downloads, preparation, loading, compiling,
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-BUSY_SHARE = 0.02  # of one core; whoever computes takes far more, whoever waits far less
+BUSY_SHARE = 0.02  # of one core; a computing process uses far more, a waiting one far less
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Progress:
 
     @classmethod
     def from_word(cls, word: Any) -> Progress | None:
-        """What another process said; None where no process says such a thing."""
+        """Progress that another process reported; None where it is invalid."""
         names = [field.name for field in fields(cls)]
         if not isinstance(word, dict) or word.keys() != set(names):
             return None

@@ -1,4 +1,4 @@
-"""Which of the processes this one is. Nobody else asks torch or the environment."""
+"""Rank and number of processes. The only module that reads them from torch or the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a closed terminal: how the process leaves when it is told to."""
+"""SIGTERM, Ctrl-C and a closed terminal: how the process terminates in order."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def defer_signals() -> Iterator[None]:
             _end(_State.waiting)
 
 
-def told(number: int) -> str:
+def describe_signal(number: int) -> str:
     """How to go on, in a line's end."""
     name = signal.Signals(number).name
     return f"stopped by {name}; start the same command again (without --fresh) and it goes on from there"
@@ -100,7 +100,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _end(number: int) -> NoReturn:
-    say([f"{told(number)} (stages that are done are kept)"])
+    say([f"{describe_signal(number)} (finished stages are preserved)"])
     last = threading.Timer(SECONDS_TO_EXIT, force_exit, (128 + number,))
     last.daemon = True
     last.start()

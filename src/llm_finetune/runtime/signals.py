@@ -40,7 +40,7 @@ def raised_signals() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         # Not by the log: the signal may have come in the middle of a line of it.
-        with suppress(OSError):  # nobody may be there to read it
+        with suppress(OSError):  # its reader may have closed it
             os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
         raise SignaledError(number)
 

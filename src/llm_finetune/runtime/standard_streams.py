@@ -1,4 +1,4 @@
-"""The three standard streams, whatever whoever started this process made of them."""
+"""The three standard streams, in whatever state this process was started with."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ KUBERNETES_READS_BYTES = 4096
 
 
 def leave_to_launcher(problems: Sequence[str]) -> None:
-    """Leaves a rank's words where torch's agent reads them; elsewhere there is nobody to read them."""
+    """Writes a rank's last message where torch's agent reads it; without an agent it does nothing."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         with suppress(OSError):

@@ -22,7 +22,7 @@ def force_exit(exit_code: int) -> NoReturn:
     threads abort it, with a code that hides what went wrong.
     """
     remove_heartbeat()
-    with suppress(OSError):  # the terminal may be gone
+    with suppress(OSError):  # the terminal may be closed
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -40,7 +40,7 @@ def exit_after(
 
     def end() -> None:
         faulthandler.dump_traceback(file=sys.stderr)
-        with suppress(OSError):  # nobody may be there to read them
+        with suppress(OSError):  # its reader may have closed it
             print(last_words(), file=sys.stderr, flush=True)  # last, where the launcher looks for them
         force_exit(exit_code)
 

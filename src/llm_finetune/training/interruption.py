@@ -50,7 +50,7 @@ class InterruptionHandler:
 
     def _on_signal(self, number: int) -> NoReturn:
         rank = self._group.ranks.rank
-        told = shutdown.told(number)
+        told = shutdown.describe_signal(number)
         try:
             self._save()
             self._group.report(128 + number, f"rank {rank} was {told}")
