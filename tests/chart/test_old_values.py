@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from rendering import Chart, container, environment, helm, settings, worker
 
-from llm_finetune.config import Settings
+from llm_finetune.config import from_values
 
 FILE = Path(__file__).with_name("old_values.yaml")
 OLD = yaml.safe_load(FILE.read_text())
@@ -60,7 +60,7 @@ def test_its_variables(chart: Chart) -> None:
 
 def test_its_settings_are_read_by_the_job(chart: Chart) -> None:
     arrived = settings(chart.render(OLD))
-    train = Settings.from_values(arrived).train
+    train = from_values(arrived).train
     assert train.dataset_name is None
     assert train.data_file == OLD["distributed"]["train"]["dataFile"]
     assert train.learning_rate == 2e-4
@@ -76,7 +76,7 @@ def test_helm_itself_reads_the_file(chart: Chart) -> None:
     """Helm's reader takes 2e-4 for a number, which Python's takes for text."""
     text = helm("template", "llama2-distributed", chart.folder, "-n", "kubeflow", "-f", FILE)
     objects = [found for found in yaml.safe_load_all(text) if found]
-    assert Settings.from_values(settings(objects)).train.learning_rate == 2e-4
+    assert from_values(settings(objects)).train.learning_rate == 2e-4
     assert {found["metadata"]["namespace"] for found in objects} == {"kubeflow"}
 
 

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzz import fuzz
-from llm_finetune.config import Settings, load, load_merged
+from llm_finetune.config import Settings, from_values, load, load_merged
 from llm_finetune.config.fields import Key
 from llm_finetune.config.helm import merge
 from llm_finetune.config.validation import ROOT
@@ -124,7 +124,7 @@ def test_any_value_for_any_key(file: Path, changes: dict[tuple[str, ...], Any]) 
     file.write_text(json.dumps(tree))
     with right_or_refused():
         found = load([file]).settings
-        assert Settings.from_values(json.loads(json.dumps(found.to_values()))) == found
+        assert from_values(json.loads(json.dumps(found.to_values()))) == found
 
 
 @given(

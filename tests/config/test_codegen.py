@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from throwaway_chart import HELM, Chart
 
-from llm_finetune.config import Settings, codegen, load
+from llm_finetune.config import Settings, codegen, from_values, load
 from llm_finetune.config.fields import Key, keys
 from llm_finetune.errors import SettingsError
 
@@ -172,8 +172,8 @@ def test_what_the_chart_mounts_is_what_the_workstation_loads(tmp_path: Path) -> 
     merged = chart.values(*[part for option in options for part in ("--set-json", option)])
     assert merged is not None
     assert "datasetName" not in merged["distributed"]["train"]
-    mounted = Settings.from_values(merged["distributed"])
+    mounted = from_values(merged["distributed"])
     assert mounted == settings_or_none(*options)
     assert mounted.train.dataset_name is None
     assert mounted.train.prompt_with_input is None
-    assert Settings.from_values(json.loads(json.dumps(mounted.to_values()))) == mounted
+    assert from_values(json.loads(json.dumps(mounted.to_values()))) == mounted

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm_finetune.config import Settings, load, load_merged
+from llm_finetune.config import from_values, load, load_merged
 from llm_finetune.errors import SettingsError
 
 Write = Callable[..., Path]
@@ -399,7 +399,7 @@ def test_settings_pass_from_process_to_process() -> None:
     settings = load(
         [], set_values=["distributed.train.datasetName=null,distributed.train.dataFile=a b\\,c"]
     ).settings
-    assert Settings.from_values(json.loads(json.dumps(settings.to_values()))) == settings
+    assert from_values(json.loads(json.dumps(settings.to_values()))) == settings
     with pytest.raises(ValueError, match="frozen"):
         settings.workers = 5  # type: ignore[misc]
 
@@ -410,7 +410,7 @@ def test_mounted_settings_are_checked_as_strictly() -> None:
     del tree["train"]["datasetName"]
     tree["train"]["epoch"] = 1
     with pytest.raises(SettingsError) as caught:
-        Settings.from_values(tree, origin="/job/settings.json")
+        from_values(tree, origin="/job/settings.json")
     assert sorted(caught.value.problems) == [
         "/job/settings.json: distributed.train.datasetName: neither datasetName nor dataFile is set; "
         "write the name of a Hub data set or the path of a file",
@@ -422,7 +422,7 @@ def test_mounted_settings_are_checked_as_strictly() -> None:
 @pytest.mark.parametrize("tree", [None, [], "text", 5])
 def test_mounted_settings_that_are_no_group_of_keys(tree: Any) -> None:
     with pytest.raises(SettingsError, match=r"distributed: found .*, expected a group of keys"):
-        Settings.from_values(tree)
+        from_values(tree)
 
 
 def test_an_installed_package_brings_the_charts_values(tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_a_number_too_large_is_refused() -> None:
     tree = load([]).settings.to_values()
     tree["train"]["epochs"] = 10**400
     with pytest.raises(SettingsError, match="expected a whole number"):
-        Settings.from_values(tree)
+        from_values(tree)
 
 
 def test_nothing_heavy_is_imported() -> None:

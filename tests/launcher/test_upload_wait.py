@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llm_finetune.config import Settings, load
+from llm_finetune.config import Settings, from_values, load
 from llm_finetune.errors import DataError, ModelError, UserError
 from llm_finetune.launcher import upload_wait
 from llm_finetune.launcher.file_integrity import missing_end
@@ -38,7 +38,7 @@ def awaited(path: Path, error: type[UserError] = DataError) -> Any:
 def settings(**changes: Any) -> Settings:
     tree = load([]).settings.to_values()
     tree["train"] |= {"datasetName": None, "dataFile": changes.pop("dataFile")}
-    return Settings.from_values({**tree, **changes})
+    return from_values({**tree, **changes})
 
 
 def test_only_what_lies_on_the_volume_is_waited_for(tmp_path: Path) -> None:

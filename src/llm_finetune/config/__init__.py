@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_finetune.config.handover import handed_on, handing_on
-from llm_finetune.config.loader import Loaded, load, load_merged
+from llm_finetune.config.loader import Loaded, from_values, load, load_merged
 from llm_finetune.config.schema import (
     BenchmarkSettings,
     EvalSettings,
@@ -20,6 +20,7 @@ __all__ = [
     "QuantizeSettings",
     "Settings",
     "TrainSettings",
+    "from_values",
     "handed_on",
     "handing_on",
     "load",

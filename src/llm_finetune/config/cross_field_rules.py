@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from llm_finetune.config.schema import Settings
 from llm_finetune.config.validation import Problem
-
-if TYPE_CHECKING:
-    from llm_finetune.config.schema import Settings
-
 
 SHARE, FRACTION = ("eval", "validationSplitPercentage"), ("eval", "validationFraction")
 SHARE_DEFAULT = 0.2  # what the chart says, which says nothing of what the user wants

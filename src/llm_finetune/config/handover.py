@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_finetune.config.loader import Loaded
-from llm_finetune.config.schema import Settings
+from llm_finetune.config.loader import Loaded, from_values
 from llm_finetune.config.validation import ROOT
 
 VARIABLE = "LLM_FINETUNE_SETTINGS"
@@ -41,4 +40,4 @@ def handed_on() -> Loaded | None:
     if file is None:
         return None
     content = json.loads(Path(file).read_text(encoding="utf-8"))
-    return Loaded(Settings.from_values(content[ROOT]), content["warnings"])
+    return Loaded(from_values(content[ROOT]), content["warnings"])

@@ -61,6 +61,19 @@ def load(
     return Loaded(settings, _bounded([*warnings, *_warnings(values), *values.remarks]))
 
 
+def from_values(tree: Any, origin: str = "settings") -> Settings:
+    """Read a merged section `distributed`, with nothing beneath it: an absent key is none.
+
+    Args:
+        tree: camelCase keys, as in JSON.
+        origin: where the tree comes from, for errors.
+
+    Raises:
+        SettingsError: one line per problem.
+    """
+    return validation.read(Settings, tree, lambda path: origin, cross_field_rules.broken)
+
+
 def load_merged(file: Path) -> Loaded:
     """Read settings that Helm has merged already, as the chart mounts them: a key that is absent is none.
 
@@ -79,7 +92,7 @@ def load_merged(file: Path) -> Loaded:
     current = renamed.current(Settings, tree[validation.ROOT], validation.ROOT)
     if current.problems:
         raise SettingsError([f"{file}: {_dotted(old)}: {text}" for old, text in current.problems])
-    settings = Settings.from_values(current.tree, str(file))
+    settings = from_values(current.tree, str(file))
     return Loaded(settings, [line for _, line in current.warnings])
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from llm_finetune.config import cross_field_rules, validation
 from llm_finetune.config.fields import Key, Section
 from llm_finetune.config.train_schema import TrainSettings
 from llm_finetune.config.types import (
@@ -189,19 +188,6 @@ class Settings(Section):
     eval: EvalSettings
     quantize: QuantizeSettings
     benchmark: BenchmarkSettings
-
-    @classmethod
-    def from_values(cls, tree: Any, origin: str = "settings") -> Settings:
-        """Read a merged section `distributed`, with nothing beneath it: an absent key is none.
-
-        Args:
-            tree: camelCase keys, as in JSON.
-            origin: where the tree comes from, for errors.
-
-        Raises:
-            SettingsError: one line per problem.
-        """
-        return validation.read(cls, tree, lambda path: origin, cross_field_rules.broken)
 
     def to_values(self) -> dict[str, Any]:
         """The section as JSON can hold it, for `from_values` in another process."""

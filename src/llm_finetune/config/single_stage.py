@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm_finetune.config.loader import from_values
 from llm_finetune.config.schema import Settings
 
 SWITCHES = {
@@ -27,4 +28,4 @@ def only(stage: str, settings: Settings) -> Settings:
     # What happens while a model is trained; without a training these would be refused.
     tree["eval"] |= {"strategy": "no", "loadBestModel": False, "earlyStoppingPatience": 0}
     tree["quantize"]["peftModelDir"] = settings.train.output_dir
-    return Settings.from_values(tree)
+    return from_values(tree)
