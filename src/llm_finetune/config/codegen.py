@@ -51,7 +51,7 @@ def generated(checkout: Path) -> dict[Path, str]:
         values: _between(values, VALUES_MARKS, "\n".join([f"{ROOT}:", *_yaml(Settings, "  ")])),
         schema: _with_schema(schema, chart_keys, old_names),
         templates: _between(templates, TEMPLATE_MARKS, template(old_names)),
-        page: _between(page, PAGE_MARKS, "\n".join(["", *_table(chart_keys), ""])),
+        page: _between(page, PAGE_MARKS, "\n".join([*_tables(chart_keys), ""])),
     }
 
 
@@ -126,18 +126,19 @@ def _with_schema(file: Path, chart_keys: list[ChartKey], old_names: list[OldName
     return json.dumps(with_old_names(whole, old_names), indent=2, ensure_ascii=False) + "\n"
 
 
-def _table(chart_keys: list[ChartKey]) -> Iterator[str]:
-    yield "| key | type | default | meaning |"
-    yield "| --- | --- | --- | --- |"
-    for key in chart_keys:
-        yield _row(key.path, key.kind, shown(key.default), key.meaning)
-    for path, own in keys(Settings):
-        yield _row(f"{ROOT}.{path}", own.kind, _scalar(own.default), own.meaning)
-
-
-def _row(*cells: str) -> str:
-    path, kind, default, meaning = (cell.replace("|", "\\|") for cell in cells)
-    return f"| `{path}` | {kind} | `{default}` | {meaning} |"
+def _tables(chart_keys: list[ChartKey]) -> Iterator[str]:
+    """A table for each section of the values, below its name."""
+    rows = [(key.path, key.kind, shown(key.default), key.meaning) for key in chart_keys]
+    rows += [(f"{ROOT}.{path}", key.kind, _scalar(key.default), key.meaning) for path, key in keys(Settings)]
+    sections: dict[str, list[str]] = {}
+    for path, *cells in rows:
+        section, _, name = path.rpartition(".")
+        kind, default, meaning = (cell.replace("|", "\\|") for cell in cells)
+        row = f"| `{name}` | {kind} | `{default}` | {meaning} |"
+        sections.setdefault(section or "Top level", []).append(row)
+    for title, table in sections.items():
+        head = ("| key | type | default | meaning |", "| --- | --- | --- | --- |")
+        yield from ("", f"## {title}", "", *head, *table)
 
 
 def _between(file: Path, marks: tuple[str, str], part: str) -> str:
