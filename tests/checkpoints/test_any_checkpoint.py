@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         epochs=2,
         max_steps=-1,
         may_stop_early=True,
-        held=frozenset(weights.trained(model)),
+        held=frozenset(weights.trained_weights(model)),
         tied=frozenset(),
         shapes=[tuple(weight.shape) for weight in trained],
     )

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_finetune.checkpoints import directories, manifest
-from llm_finetune.checkpoints.atomic_write import written_whole
+from llm_finetune.checkpoints.atomic_write import atomic_checkpoint
 from llm_finetune.errors import OutputError
 from llm_finetune.storage import atomic
 
 
 def write(path: Path, step: int, content: bytes = b"weights") -> Path:
-    with written_whole(path, step, world_size=1, tensor_bytes=len(content)) as folder:
+    with atomic_checkpoint(path, step, world_size=1, tensor_bytes=len(content)) as folder:
         (folder / "model.safetensors").write_bytes(content)
         (folder / "progress.json").write_text(json.dumps({"step": step}))
     return path / directories.name_of(step)
@@ -111,7 +111,7 @@ def test_rotation_spares_the_newest_and_the_best(tmp_path: Path) -> None:
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    with pytest.raises(OutputError), written_whole(tmp_path, 2, 1, 0) as folder:
+    with pytest.raises(OutputError), atomic_checkpoint(tmp_path, 2, 1, 0) as folder:
         folder.write_bytes(b"half")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
@@ -119,10 +119,10 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [28, 30, 122, 116], ids=["full", "read-only", "quota", "stale"])
 def test_a_volume_that_fails_is_one_clear_error(number: int, tmp_path: Path) -> None:
     write(tmp_path, 1)
-    with pytest.raises(OutputError) as raised, written_whole(tmp_path, 2, 1, 5_000_000):
+    with pytest.raises(OutputError) as raised, atomic_checkpoint(tmp_path, 2, 1, 5_000_000):
         raise OSError(number, "as the system says it")
     (told,) = raised.value.problems
     assert str(tmp_path / "checkpoint-2") in told
     assert "6.0 MB needed" in told
-    assert "checkpoint-1 is whole" in told
+    assert "checkpoint-1 is intact" in told
     assert directories.newest_whole(tmp_path) == "checkpoint-1"

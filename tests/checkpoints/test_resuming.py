@@ -123,7 +123,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
     os.truncate(weights_file, 100)
     ended = warm.run(options(out))
     assert ended.code == 0, ended.text
-    assert f"{newest} is broken: adapter_model.safetensors: 100 bytes found" in ended.text
+    assert f"{newest} is corrupt: adapter_model.safetensors: 100 bytes found" in ended.text
     assert not list(out.glob("broken-*"))
     assert warm.run(options(tmp_path / "steady")).code == 0
     assert losses(out) == losses(tmp_path / "steady")
@@ -236,7 +236,7 @@ def test_a_whole_checkpoint_with_numbers_that_cannot_be_gives_way_to_the_one_bef
     manifest.write(folder, 2, 1)
     ended = warm.run(arguments(out))
     assert ended.code == 0, ended.text
-    assert f"{folder} is broken: " in ended.text
+    assert f"{folder} is corrupt: " in ended.text
     assert said in ended.text
     assert f"going on from {out / 'checkpoint-1'}" in ended.text
 

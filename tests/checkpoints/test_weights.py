@@ -87,7 +87,7 @@ def test_all_weights_come_back(config: Callable[[], Any], dtype: torch.dtype, tm
 def test_an_adapter_comes_back_and_its_base_stays(architecture: str, dora: bool, tmp_path: Path) -> None:
     plan = LoraPlan(rank=2, alpha=4, dropout=0.0, target_modules=("all-linear",), dora=dora)
     one, other = (add_adapters(tiny_model.tiny_model(architecture), plan) for _ in range(2))
-    for weight in weights.trained(one).values():
+    for weight in weights.trained_weights(one).values():
         torch.nn.init.normal_(weight)
     weights.save(one, tmp_path)
     weights.load(other, tmp_path)
@@ -139,7 +139,7 @@ def test_an_earlier_versions_checkpoint_is_taken_where_that_version_could_read_i
         epochs=1,
         max_steps=-1,
         may_stop_early=False,
-        held=frozenset(weights.trained(model)),
+        held=frozenset(weights.trained_weights(model)),
         tied=frozenset(model.all_tied_weights_keys),
         shapes=[],
     )

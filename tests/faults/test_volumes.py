@@ -109,7 +109,7 @@ def test_one_clear_error_and_the_last_good_checkpoint_stays(
     mend(volume)
     told = the_error(failed)
     assert said in told
-    assert "checkpoint-4 is whole" in told
+    assert "checkpoint-4 is intact" in told
     assert "MB needed" in told
     assert directories.newest_whole(volume / "out") == "checkpoint-4"
     again = warm.run(options)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.checkpoints.atomic_write import written_whole
+from llm_finetune.checkpoints.atomic_write import atomic_checkpoint
 from llm_finetune.errors import GroupError, OutputError
 from llm_finetune.launcher.rank_logs import RankLogs
 from llm_finetune.pipeline.run_directory import mend
@@ -89,7 +89,7 @@ def written_by_a_run(out: Path) -> None:
     with locked(out, 0):
         write_json(out / "run.json", {})
         save_text(out / "report.html", "")
-        with written_whole(out, 1, 1, 1) as aside:
+        with atomic_checkpoint(out, 1, 1, 1) as aside:
             (aside / "model.safetensors").write_text("weights")
         with heartbeat.heartbeat_writer(out):
             pass

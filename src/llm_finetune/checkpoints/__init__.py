@@ -1,1 +1,1 @@
-"""Checkpoints: whole or absent, the newest whole one found again, the last finished step kept."""
+"""Checkpoints: written completely or not at all, verified before use, rotated, and saved on interruption."""

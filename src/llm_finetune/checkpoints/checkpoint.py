@@ -1,4 +1,4 @@
-"""A training in a checkpoint: weights, optimizer, the Trainer's own state, and how far it has come."""
+"""Writes and reads the content of a checkpoint: weights, optimizer, the Trainer's state and the progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from llm_finetune.checkpoints import weights
-from llm_finetune.checkpoints.atomic_write import written_whole
+from llm_finetune.checkpoints.atomic_write import atomic_checkpoint
 from llm_finetune.checkpoints.optimizer_state import save_optimizer, state_bytes
 from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.errors import OutputError
@@ -20,14 +20,14 @@ STATE = "trainer_state.json"
 
 
 def write_checkpoint(trainer: Any, progress: Progress, world_size: int) -> None:
-    """Writes the checkpoint of the step that `progress` tells of.
+    """Writes the checkpoint of the step in `progress`.
 
     Raises:
         OutputError: it cannot be written.
     """
     path = Path(trainer.args.output_dir)
     size = weight_bytes(trainer.model) + state_bytes(trainer.optimizer)
-    with written_whole(path, progress.step, world_size, size) as folder:
+    with atomic_checkpoint(path, progress.step, world_size, size) as folder:
         weights.save(trainer.model, folder)
         save_optimizer(trainer.optimizer, trainer.lr_scheduler, folder)
         for callback in [*trainer.callback_handler.callbacks, trainer.control]:
@@ -39,15 +39,15 @@ def write_checkpoint(trainer: Any, progress: Progress, world_size: int) -> None:
 
 @contextmanager
 def reading(folder: Path | str) -> Iterator[None]:
-    """Around what reads a whole checkpoint.
+    """Turns any error in reading a verified checkpoint into one line.
 
     Raises:
-        OutputError: it holds something else than expected, as another version may have written it.
+        OutputError: its content is not what is expected; another version may have written it.
     """
     try:
         yield
     except OutputError:
-        raise  # what was wrong is said already
+        raise  # says already what is wrong
     except Exception as error:  # of several libraries
         raise OutputError(
             f"{folder}: this version cannot resume from it ({type(error).__name__}: {error}); start over "
@@ -56,7 +56,7 @@ def reading(folder: Path | str) -> Iterator[None]:
 
 
 def read_state(folder: Path) -> Progress:
-    """Where the training of a whole checkpoint stands; the Trainer reads its own state again."""
+    """The progress that a verified checkpoint holds; also checks that the Trainer can read its own state."""
     with reading(folder):
         TrainerState.load_from_json(str(folder / STATE))
         return Progress.read(folder)

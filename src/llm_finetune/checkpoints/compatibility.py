@@ -1,6 +1,6 @@
-"""Whether a run can go on from a whole checkpoint: its numbers are held against the run before they are used.
+"""Checks whether a run can resume from a checkpoint, by comparing its numbers with the run before using them.
 
-A manifest says that the files are as they were written. These may still be another version's, or edited.
+The manifest proves that the files are as they were written. They may still be another version's, or edited.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from llm_finetune.errors import ModelError
 from llm_finetune.models.adapters import WEIGHTS
 from llm_finetune.models.safetensors_io import StoredWeights
 
-# Those of the Trainer's callbacks that have a state, which a run of this project may have.
+# The stateful callbacks that a run of this project may have.
 WITH_STATE: tuple[Callable[[], ExportableState], ...] = (TrainerControl, EarlyStoppingCallback)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run that goes on expects of its checkpoints.
+    """What a resuming run expects of its checkpoints.
 
     Attributes:
-        rows: in an epoch.
-        epochs, max_steps: as the settings say; max_steps counts where it is above 0.
-        may_stop_early: for a loss that falls no more.
-        held: the weights that a checkpoint holds, by their names in the model.
-        tied: those of them that are another's.
-        shapes: of the parameters that are trained.
+        rows: rows of an epoch.
+        epochs, max_steps: from the settings; max_steps wins where it is above 0.
+        may_stop_early: whether early stopping is enabled.
+        held: names, in the model, of the weights that a checkpoint contains.
+        tied: those of them that share their storage with another.
+        shapes: shapes of the trained parameters.
     """
 
     rows: int
@@ -57,7 +57,7 @@ class _Callback(TypedDict):
 
 @with_config({"strict": True})
 class _State(TypedDict):
-    """Of the Trainer's state what is used again."""
+    """The part of the Trainer's state that a resuming run uses."""
 
     global_step: int
     epoch: float | None
@@ -73,10 +73,10 @@ _STATE = TypeAdapter(_State)
 
 
 def problem(folder: Path, step_rows: int, expected: Expected) -> str | None:
-    """Why the run cannot go on from the checkpoint; None: it can.
+    """Why the run cannot resume from the checkpoint; None if it can.
 
     Args:
-        step_rows: sequences of a step as the run began, which none has more of.
+        step_rows: rows of a step when the run began, the most that any step has.
     """
     try:
         step = int(folder.name.removeprefix(directories.name_of(0)[:-1]))
@@ -145,7 +145,7 @@ def _problem_of_state(file: Path, step: int) -> str | None:
 
 
 def _shape(callback: dict[str, Any]) -> dict[str, Any]:
-    """Names and kinds of values of a callback's state."""
+    """Names and types of the values in a callback's state."""
     return {
         part: {name: "flag" if isinstance(value, bool) else "number" for name, value in values.items()}
         for part, values in callback.items()
@@ -157,8 +157,8 @@ def problem_of_weights(folder: Path, expected: Expected) -> str | None:
     if held is None:
         if (folder / WEIGHTS).is_file():
             return None
-        # An earlier version read its files by the names in the model, and went on with the base's weights
-        # where they have others: whether this checkpoint was trained from such a mixture nobody knows.
+        # Earlier versions matched weights by their names in the model, and continued with the base's weights
+        # where the files have other names: this checkpoint may come from such a mixture.
         held, tied = dict.fromkeys(StoredWeights(folder), ""), set(expected.tied)
         if strange := sorted(held.keys() - set(expected.held)) + sorted(
             set(expected.held) - held.keys() - tied

@@ -1,4 +1,4 @@
-"""The checkpoints of an output folder: the newest whole one, and what becomes of the others."""
+"""The checkpoint directories in an output directory: finding the newest intact one, rotation, removal."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ FORMER_CORRUPT = "broken-"  # of earlier versions
 
 
 def name_of(step: int) -> str:
-    """The folder of a step's checkpoint."""
+    """The directory name of a step's checkpoint."""
     return f"checkpoint-{step}"
 
 
 def steps(path: Path) -> list[int]:
-    """The steps whose checkpoints were finished, the newest first; their content is not looked at."""
+    """The steps of all finished checkpoints, newest first, without verifying their content."""
     return sorted((step for step, folder in _found(path) if manifest.is_there(folder)), reverse=True)
 
 
 def newest_whole(path: Path, unfit: Callable[[Path], str | None] = lambda folder: None) -> str | None:
-    """The name of the newest checkpoint that proves whole; corrupt ones are set aside.
-
-    The log says what is wrong with each.
+    """The name of the newest intact checkpoint; corrupt ones are renamed, and logged with the reason.
 
     Args:
-        unfit: what is wrong with a checkpoint whose files are as they were written.
+        unfit: returns what else is wrong with a checkpoint whose files are as they were written.
     """
-    mend(path)
+    remove_partial(path)
     for _, folder in sorted(_found(path), reverse=True):
         wrong = manifest.problem(folder) or unfit(folder)
         if wrong is None:
@@ -44,34 +42,34 @@ def newest_whole(path: Path, unfit: Callable[[Path], str | None] = lambda folder
         aside = folder.with_name(CORRUPT + folder.name)
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
-        log.warning("%s is broken: %s; it is set aside as %s", folder, wrong, aside.name)
+        log.warning("%s is corrupt: %s; renamed to %s", folder, wrong, aside.name)
     return None
 
 
 def rotate(path: Path, limit: int | None, best: int | None = None) -> None:
-    """Deletes the oldest checkpoints above `limit`; never the newest that was finished, nor the best.
+    """Deletes the oldest checkpoints beyond `limit`, but never the newest finished one nor the best.
 
     Args:
-        best: step of the checkpoint with the lowest validation loss, where that counts.
+        best: step of the checkpoint with the lowest validation loss, if it is to be loaded at the end.
     """
     finished = steps(path)
     for step in finished[limit or len(finished) :]:
         if step != best:
-            # Renamed first: half deleted, it must not look like one that broke.
-            going = atomic.aside_of(path / name_of(step))
-            os.replace(path / name_of(step), going)
-            shutil.rmtree(going, ignore_errors=True)
+            # Renamed first, so that a half-deleted one does not look corrupt.
+            deleted = atomic.aside_of(path / name_of(step))
+            os.replace(path / name_of(step), deleted)
+            shutil.rmtree(deleted, ignore_errors=True)
 
 
 def delete_corrupt(path: Path) -> None:
-    """Deletes what was set aside."""
+    """Deletes the checkpoints that were renamed as corrupt."""
     for prefix in (CORRUPT, FORMER_CORRUPT):
         for folder in path.glob(f"{prefix}checkpoint-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def mend(path: Path) -> None:
-    """Ends what a kill interrupted."""
+def remove_partial(path: Path) -> None:
+    """Completes or removes what a killed process left under temporary names."""
     atomic.clear(path, ["checkpoint-*"])
 
 

@@ -1,4 +1,4 @@
-"""What makes a checkpoint whole: a manifest with name, size and digest of each of its files, written last."""
+"""The manifest of a checkpoint: name, size and digest of each file. Written last, it marks it as complete."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NAME = "manifest.json"
 
 
 def write(folder: Path, step: int, world_size: int) -> None:
-    """Describes all files of the folder; from now on it counts as whole.
+    """Describes all files of the directory, which counts as complete from now on.
 
     Args:
-        step: optimizer steps that the checkpoint holds.
-        world_size: how many ranks made them.
+        step: optimizer steps done.
+        world_size: number of ranks that did them.
     """
     files = {
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _digest(file)}
@@ -27,12 +27,12 @@ def write(folder: Path, step: int, world_size: int) -> None:
 
 
 def is_there(folder: Path) -> bool:
-    """Whether the folder was finished; `problem` tells whether it still is what it was."""
+    """Whether the checkpoint was finished; `problem` verifies its content."""
     return (folder / NAME).is_file()
 
 
 def problem(folder: Path) -> str | None:
-    """What keeps the checkpoint from being whole: which file, what was found and what expected."""
+    """Why the checkpoint is not intact: which file, what was found and what was expected."""
     if not is_there(folder):
         return f"no {NAME}: it was never finished"
     try:
@@ -44,7 +44,7 @@ def problem(folder: Path) -> str | None:
         return f"{NAME} names no files"
     others = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     for name in sorted(others - described.keys() - {NAME}):
-        if not Path(name).name.startswith("."):  # of a file system or a browser; no library reads it
+        if not Path(name).name.startswith("."):  # from a file system or file manager; no library reads it
             return f"{name}: not in {NAME}"
     for name, (size, digest) in described.items():
         if wrong := _wrong(folder / name, size, digest):

@@ -1,4 +1,4 @@
-"""Optimizer and scheduler in files: tensors in safetensors, all else in JSON, nothing that is unpickled."""
+"""Stores optimizer and scheduler without pickle: tensors as safetensors, everything else as JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Scheduler(TypedDict):
 
 @with_config(ConfigDict(strict=True))
 class _Numbers(TypedDict):
-    """What is read; all else is as the settings make it."""
+    """The values that are restored; all others follow from the settings."""
 
     param_groups: list[_Group]
     scheduler: _Scheduler
@@ -46,7 +46,7 @@ _NUMBERS = TypeAdapter(_Numbers)
 
 
 def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
-    """Writes the states of an optimizer whose state is all tensors, as AdamW's is, and of a scheduler."""
+    """Writes a scheduler and an optimizer whose state consists of tensors, as AdamW's does."""
     state = optimizer.state_dict()
     tensors = {
         f"{parameter}.{name}": tensor.contiguous()
@@ -58,10 +58,10 @@ def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
 
 
 def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
-    """Reads both states back.
+    """Restores both states.
 
     Raises:
-        ValueError: they are of another optimizer.
+        ValueError: the files belong to another optimizer.
     """
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(folder / TENSORS).items():
@@ -83,10 +83,10 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
 
 
 def problem(folder: Path, step: int, shapes: Sequence[tuple[int, ...]]) -> str | None:
-    """What is not as an optimizer leaves it after so many steps.
+    """Why the files cannot be an optimizer's state after `step` steps; None if they can.
 
     Args:
-        shapes: of the parameters that are trained, in any order.
+        shapes: shapes of the trained parameters, in any order.
     """
     numbers = _read_numbers(folder)
     scheduler, groups = numbers["scheduler"], numbers["param_groups"]
@@ -101,7 +101,7 @@ def problem(folder: Path, step: int, shapes: Sequence[tuple[int, ...]]) -> str |
 
 
 def state_bytes(optimizer: Any) -> int:
-    """What the tensors take."""
+    """Size of the optimizer's tensors in bytes."""
     return sum(
         tensor.nbytes for entries in optimizer.state_dict()["state"].values() for tensor in entries.values()
     )
@@ -112,7 +112,7 @@ def _read_numbers(folder: Path) -> _Numbers:
 
 
 def _problem_of_tensors(file: Path, step: int, shapes: Sequence[tuple[int, ...]]) -> str | None:
-    """One tensor at a time; which parameter it is of shows when the optimizer is there."""
+    """Reads one tensor at a time; its parameter is known only once the optimizer exists."""
     found: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
     with safe_open(file, framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""How far a training has come: what a checkpoint says beside weights and optimizer."""
+"""The progress of training: what a checkpoint stores beside weights, optimizer and the Trainer's state."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Sum = Annotated[float, Field(allow_inf_nan=False)]
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True)
 class Progress:
-    """The place after a finished step.
+    """The position after a finished step.
 
-    Rows are counted, not batches: a group of another size deals the rest of the epoch in batches of its own.
+    Counts rows, not batches: a group of another size splits the rest of the epoch into batches of its own.
 
     Attributes:
-        epoch: the epoch that is under way.
-        row: rows of it, in its shuffled order, that finished steps have seen; all of them: what comes at
-            the epoch's end is still to be done.
-        loss_sum: losses of all steps since the first start, nats a label.
-        unlogged_sum: of the steps since the last line of the log.
-        unlogged: how many those are.
-        to_evaluate: the step's evaluation is still to be done.
-        to_save: and its checkpoint after that.
-        is_over: no further step follows.
+        epoch: the current epoch, from 0.
+        row: number of its rows, in shuffled order, that finished steps have seen; if all, the work at the
+            end of the epoch is still due.
+        loss_sum: sum of the losses (nats per label) of all steps since the first start.
+        unlogged_sum: the same for the steps since the last log line.
+        unlogged: number of those steps.
+        to_evaluate: an evaluation is due.
+        to_save: a checkpoint is due after that.
+        is_over: no step follows.
     """
 
     step: Count = 0
@@ -47,7 +47,7 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path) -> Progress:
-        """The progress that a whole checkpoint holds. Raises ValueError where it is none."""
+        """Reads the progress from a checkpoint. Raises ValueError where it is invalid."""
         return _READER.validate_json((folder / NAME).read_bytes())
 
     def write(self, folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""A checkpoint's weights: files as transformers and peft write them, and a digest of each weight.
+"""The weights of a checkpoint: files as transformers and peft write them, and a digest of each weight.
 
-The files have the names that the Hub has, so that any checkpoint is a model by itself. These are not always
-the model's own: the head of GPT-NeoX has another, the experts of a mixture are many there and one here. So
-transformers and peft read them back, and the digests, by the names in the model, prove each one the same.
+The files use the tensor names of the Hub, so that any checkpoint is a model by itself. These can differ from
+the names in the model: GPT-NeoX names its head otherwise, and experts that are separate in the files are one
+tensor in the model. So transformers and peft read the files back, and digests by the names in the model
+verify each weight.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ NAME = "weights.json"
 
 
 def save(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Writes what is trained: all weights, or an adapter."""
+    """Writes the trained weights: all of them, or those of the adapter."""
     save_weights(model, folder)
     write_json(folder / NAME, {"sha256": digests(model)})
 
 
 def load(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Puts the weights of a whole checkpoint into the model; each is what it was.
+    """Loads the weights of a checkpoint into the model and verifies each of them.
 
     Raises:
-        OutputError: they are not this model's, by name.
+        OutputError: a weight is missing, left over or not read back as it was written.
     """
     from peft import PeftModel
 
@@ -49,15 +50,15 @@ def load(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     else:
         _load_all(model, folder)
     if expected is None:
-        return  # of an earlier version, whose names in the files were the model's: `fitness` looked at them
+        return  # of an earlier version that wrote no digests: `compatibility` has compared the names
     found = digests(model)
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             raise OutputError(f"{folder}: {name} is not read back as it was written")
 
 
-def trained(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    """What a checkpoint of the model holds, by the names in the model."""
+def trained_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint of the model contains, by their names in the model."""
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
@@ -66,15 +67,15 @@ def trained(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
 
 
 def digests(model: PreTrainedModel | PeftModel) -> dict[str, str]:
-    """Of format, shape and content of each weight."""
-    return {name: _digest(weight) for name, weight in trained(model).items()}
+    """SHA-256 of format, shape and content of each weight, by its name in the model."""
+    return {name: _digest(weight) for name, weight in trained_weights(model).items()}
 
 
 def read_digests(folder: Path) -> dict[str, str] | None:
-    """As they were when the checkpoint was written; None: by a version that wrote none.
+    """The digests stored in the checkpoint; None if an earlier version wrote it without any.
 
     Raises:
-        ValueError: the file is broken.
+        ValueError: the file is malformed.
     """
     file = folder / NAME
     if not file.is_file():
@@ -84,7 +85,7 @@ def read_digests(folder: Path) -> dict[str, str] | None:
 
 
 def _load_all(model: PreTrainedModel, folder: Path) -> None:
-    config = deepcopy(model.config)  # as this run computes, whatever the checkpoint's says
+    config = deepcopy(model.config)  # computes as this run does, whatever the checkpoint's configuration says
     found = read_weights(type(model), folder, is_exact=True, config=config, dtype=model.dtype).state_dict()
     _copy(found, model.state_dict(), folder)
 
@@ -97,7 +98,7 @@ def _load_adapter(model: PeftModel, folder: Path) -> None:
 
 @torch.no_grad()
 def _copy(found: dict[str, torch.Tensor], into: dict[str, torch.Tensor], folder: Path) -> None:
-    """All of it or an error: no weight that is left out, none that is left over."""
+    """Copies all weights, or raises where one is missing, left over or of another kind."""
     if strange := sorted(found.keys() ^ into.keys()):
         where = "the model" if strange[0] in into else "the checkpoint"
         raise OutputError(f"{folder}: holds other weights than the model: {strange[0]} is in {where} alone")

@@ -170,7 +170,7 @@ def expected_checkpoints(settings: Settings, inputs: Inputs) -> Expected:
         epochs=train.epochs,
         max_steps=train.max_steps,
         may_stop_early=settings.eval.early_stopping_patience > 0,
-        held=frozenset(weights.trained(model)),
+        held=frozenset(weights.trained_weights(model)),
         tied=frozenset(tied),
         shapes=[tuple(weight.shape) for weight in model.parameters() if weight.requires_grad],
     )
