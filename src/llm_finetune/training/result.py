@@ -1,4 +1,4 @@
-"""What a training leaves beside its model: its figures, and its curve."""
+"""The result of training beside the model: its figures and its curve."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from llm_finetune.storage.result import Result
 
 
 class TrainingResult(Result):
-    """What a training did.
+    """The figures of a training run.
 
     Attributes:
-        train_loss: mean over all steps, nats a label.
+        train_loss: mean over all steps, nats per label.
         steps: optimizer steps since the first start of the job.
         sequences_per_step: rows of a step, over all ranks.
-        seconds: since the last start, evaluations and checkpoints among them.
-        tokens_per_second: tokens of records (padding not counted), all ranks.
-        peak_memory_bytes: resident set of the largest rank.
+        seconds: since the last start, including evaluations and checkpoints.
+        tokens_per_second: tokens of records (without padding), over all ranks.
+        peak_memory_bytes: peak resident set size of the largest rank.
     """
 
     file_name = "train_results.json"

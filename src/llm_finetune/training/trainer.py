@@ -38,13 +38,13 @@ def train(
     shape: StepShape,
     checkpoint: Path | None,
 ) -> tuple[TrainingResult, TrainingHistory]:
-    """Trains the model in place; its figures and its curve.
+    """Trains the model in place and returns its figures and its curve.
 
     Args:
-        prepared: what is trained on, and what is evaluated on the way where the settings ask for that.
-        pad_id: token that fills rows; never seen by a record, never trained on.
-        shape: how a step's rows are dealt.
-        checkpoint: folder of the checkpoint to go on from; a whole one.
+        prepared: the rows to train on, and those to evaluate on the way where the settings ask for that.
+        pad_id: token that fills rows; no record attends to it, and it is never trained on.
+        shape: how a step's rows are distributed.
+        checkpoint: directory of the verified checkpoint to resume from, if any.
     """
     trainer = RowTrainer(
         model,
