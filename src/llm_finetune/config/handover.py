@@ -1,6 +1,6 @@
 """Settings that were read once, for the processes that go on with the job.
 
-A process that starts itself again, or ranks, cannot read them anew: standard input and pipes are read only
+A process that starts itself again, or ranks, cannot read them again: standard input and pipes are read only
 once, and a file may be another by then. They lie in memory of the process that read them, which its children
 open by a path: nothing of them is on a disk or on a command line, and nothing has to be removed.
 """

@@ -167,7 +167,7 @@ class TrainSettings(Section):
     ]
     use_fast_tokenizer: Annotated[
         Flag,
-        Key(False, "Kept for older files: all tokenizers are fast ones, so true and false mean the same."),
+        Key(False, "Deprecated: all tokenizers are fast ones, so true and false mean the same."),
     ]
     per_device_batch_size: Annotated[PerBatch, Key(8, "Batch size per process, in sequences.")]
     gradient_accumulation_steps: Annotated[

@@ -98,7 +98,7 @@ def _names_in_text(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _words(unquoted: dict[bool, str]) -> AlsoReads:
-    """Without quotes YAML takes these words for booleans; whoever writes them means the words."""
+    """Without quotes YAML takes these words for booleans; but the user means the words."""
 
     def read(value: Any) -> Any:
         return unquoted.get(value, value) if isinstance(value, bool) else value

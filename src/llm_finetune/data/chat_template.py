@@ -76,16 +76,16 @@ class ChatPrompt:
         Raises:
             InvalidRecordError: that is not the answer of the record.
         """
-        said = turns[-1].content
+        wanted = turns[-1].content
         if answered.startswith(prompt):
             text, whole = answered[len(prompt) :], answered
         else:
             mark = f"~{secrets.randbelow(10**18):018d}~"
             before, found, _ = self._one([*turns[:-1], Turn("assistant", mark)], False).partition(mark)
             if not found or not answered.startswith(before):
-                raise InvalidRecordError(_left_out(said, answered[-40:]))
+                raise InvalidRecordError(_left_out(wanted, answered[-40:]))
             text, whole = answered[len(before) :], ""
-        return _Answer(prompt, text, whole, _check_answer(said, text.replace(self._eos, "")))
+        return _Answer(prompt, text, whole, _check_answer(wanted, text.replace(self._eos, "")))
 
     def _one_prompt(self, answers: Sequence[_Answer]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -162,32 +162,32 @@ def _follow_one_another(answers: Sequence[_Answer]) -> bool:
     )
 
 
-def _check_answer(said: str, text: str) -> bool:
+def _check_answer(wanted: str, text: str) -> bool:
     """Whether the text has the record's answer, but for white space, without its thoughts.
 
     Raises:
         InvalidRecordError: it has not even that.
     """
-    if said.strip() in text:
+    if wanted.strip() in text:
         return False
     squeezed = _squeezed(text)
-    if _squeezed(said) in squeezed:
+    if _squeezed(wanted) in squeezed:
         return False
     for end in ENDS_OF_THOUGHTS:
-        answer = _squeezed(said.rpartition(end)[2])
-        if end in said and answer and answer in squeezed:
+        answer = _squeezed(wanted.rpartition(end)[2])
+        if end in wanted and answer and answer in squeezed:
             return True
-    raise InvalidRecordError(_left_out(said, text))
+    raise InvalidRecordError(_left_out(wanted, text))
 
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _left_out(said: str, text: str) -> str:
+def _left_out(wanted: str, text: str) -> str:
     return (
-        f"the tokenizer's chat template leaves the answer out: the record says {_shown(said)}, the template "
-        f"writes {_shown(text)}. Set promptFormat to alpaca, or mend the template"
+        f"the tokenizer's chat template leaves the answer out: the record has {_shown(wanted)}, the template "
+        f"writes {_shown(text)}. Set promptFormat to alpaca, or fix the template"
     )
 
 

@@ -55,7 +55,7 @@ def _fullest_row(distinct: list[int], left: list[int], max_length: int) -> dict[
     """How often each length stands in the next row: the longest once, the others by subset sum.
 
     Bit i of `reachable` says that some of the records looked at so far have i tokens together. Longer ones
-    are looked at first, and it ends once less than a thousandth of the row is empty: so short ones are kept
+    are looked at first, and it ends once less than a thousandth of the row is empty: so short ones are saved
     for later rows.
     """
     longest = distinct[0]

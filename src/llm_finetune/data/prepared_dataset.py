@@ -153,10 +153,10 @@ def open_prepared(folder: Path, patience_seconds: float = 30, *, verify: bool = 
 
 
 def is_whole(folder: Path) -> bool:
-    """A prepared set stands there, with all its files, every byte as it was written; else it is said."""
+    """Whether a prepared set is there with all its files, every byte as written; damage is logged."""
     damage = _damage(folder)
     if damage and folder.exists():
-        log.warning("%s: these prepared data are damaged (%s); they are prepared anew", folder, damage)
+        log.warning("%s: these prepared data are damaged (%s); they are prepared again", folder, damage)
     return damage is None
 
 
@@ -169,7 +169,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
     """
     work = atomic.aside_of(folder)
     try:
-        with writing(folder, kept=lambda: f"{size(held_bytes(work))} of it were written"):
+        with writing(folder, preserved=lambda: f"{size(held_bytes(work))} of it were written"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(folder.parent.glob(f".{folder.name}.*"))
             work.mkdir()

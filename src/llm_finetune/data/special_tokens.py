@@ -37,7 +37,7 @@ class ControlWords:
         words = sorted(filter(None, self._tokens))
         # By first letters: a pattern whose words begin alike is found ten times as fast.
         self._patterns = [_any_of(some) for _, some in groupby(words, key=lambda word: word[0])]
-        # Nobody can write it, and no template changes it: digits have neither case nor spaces.
+        # No text contains it, and no template changes it: digits have neither case nor spaces.
         self._mark = f"~{secrets.randbelow(10**18):018d}~"
         self._escapes = {word: f"{self._mark}{number}~" for number, word in enumerate(words)}
         self._all = _any_of([*words, *self._escapes.values()])

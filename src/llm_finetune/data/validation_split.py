@@ -1,4 +1,4 @@
-"""Which records are trained on and which are kept for validation."""
+"""Which records are trained on and which are held out for validation."""
 
 from __future__ import annotations
 

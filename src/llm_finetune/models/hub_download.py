@@ -43,7 +43,7 @@ def download(name: str, revision: str | None, patterns: Sequence[str], named_in:
     fetched = partial(snapshot_download, name, revision=revision, allow_patterns=list(patterns))
     try:
         blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "blobs")
-        with writing(blobs, kept=_complete_files):
+        with writing(blobs, preserved=_complete_files):
             missing = _missing_bytes(fetched)
         remove_abandoned(blobs.glob("*.incomplete"))
         with writing(blobs, missing, _complete_files), _progress_logged(name, missing, blobs):

@@ -26,7 +26,7 @@ LEFT = re.compile(rf"\.(?P<name>.+?)(\.[0-9a-f]{{16}})?\.(?P<kind>{PARTIAL}|{REP
 
 
 def aside_of(path: Path, kind: str = PARTIAL) -> Path:
-    """A name beside `path` that nobody reads, and that is not there yet."""
+    """A name beside `path` that no reader uses, and that does not exist yet."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{kind}")
 
 
@@ -120,7 +120,7 @@ def place(aside: Path, folder: Path) -> None:
 
 
 def clear(folder: Path, names: Collection[str]) -> None:
-    """Ends what a kill interrupted in a folder where nobody else writes; what was to be replaced is not lost.
+    """Ends what a kill interrupted in a folder without other writers; what was to be replaced is not lost.
 
     Args:
         names: patterns of the names that were on their way.

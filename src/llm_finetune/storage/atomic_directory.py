@@ -81,7 +81,7 @@ def check_replaceable(folder: Path, replaces: str | None = None) -> None:
         )
     if folder.is_dir() and _is_guarded(folder, there):
         raise OutputError(
-            f"{folder}: is another user's, in {there}, whose sticky bit lets nobody else replace it; name "
+            f"{folder}: is another user's, in {there}, whose sticky bit lets no other user replace it; name "
             "another folder"
         )
     check_writable(folder, there)

@@ -90,7 +90,7 @@ def _taken(path: Path, lock: Path, end: float, named_in: str) -> TextIO:
     """The lock's file, held by this process."""
     has_warned = False
     while True:
-        with writing(path, kept=lambda: f"{named_in} names it"):
+        with writing(path, preserved=lambda: f"{named_in} names it"):
             lock.parent.mkdir(parents=True, exist_ok=True)
             file = open(atomic.open_own(lock), "r+", encoding="utf-8")  # noqa: SIM115
             if _is_ours(file, lock):

@@ -27,13 +27,13 @@ REMEDIES = {
 
 @contextmanager
 def writing(
-    path: Path, needed_bytes: int = 0, kept: Callable[[], str] = lambda: "stages that are done are kept"
+    path: Path, needed_bytes: int = 0, preserved: Callable[[], str] = lambda: "finished stages are preserved"
 ) -> Iterator[None]:
     """Around what writes `path`, or files in it.
 
     Args:
         needed_bytes: what it will take, where that is known; without that much room nothing is begun.
-        kept: tells what is not lost.
+        preserved: returns what is not lost, for the message.
 
     Raises:
         OutputError: it cannot be written.
@@ -44,7 +44,7 @@ def writing(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except UserError:
-        raise  # what was wrong is said already
+        raise  # the error is reported already
     except Exception as error:
         number = _errno(error)
         if number is None:
@@ -52,7 +52,7 @@ def writing(
         needed = f"{needed_bytes / 1e6:,.1f} MB needed, " if needed_bytes else ""
         raise OutputError(
             f"{path}: cannot be written: {os.strerror(number)}{_elsewhere(error, path)} "
-            f"({needed}{_free(path)}); {kept()}; {_remedy(number, path)}, and start the "
+            f"({needed}{_free(path)}); {preserved()}; {_remedy(number, path)}, and start the "
             "same command again (without --fresh): it goes on from there"
         ) from error
 

@@ -42,7 +42,7 @@ def provide() -> None:
 
 @cache
 def private_cache(name: str) -> Path:
-    """A folder for what can be made again, and that this user trusts since nobody else may write to it."""
+    """A folder for what can be made again, and that this user trusts since no other user may write to it."""
     problems = []
     for place in _caches():
         folder = place / "llm-finetune" / name
@@ -66,12 +66,12 @@ def _caches() -> Iterator[Path]:
 
 @cache
 def private_temporary() -> Path:
-    """A temporary folder that nobody else may write to: the same at each start, or one that goes with it."""
+    """A temporary folder that only this user may write to: lasting, or deleted by this process."""
     folder = Path(tempfile.gettempdir()) / f"llm-finetune-{os.getuid()}"
     problem = not_private(folder)
     if problem is None:
         return folder
-    log.warning("%s %s: what is kept there lasts as long as this process", folder, problem)
+    log.warning("%s %s: its contents last as long as this process", folder, problem)
     own = Path(tempfile.mkdtemp(prefix="llm-finetune-"))
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return own

@@ -50,11 +50,11 @@ class InterruptionHandler:
 
     def _on_signal(self, number: int) -> NoReturn:
         rank = self._group.ranks.rank
-        told = shutdown.describe_signal(number)
+        cause = shutdown.describe_signal(number)
         try:
             self._save()
-            self._group.report(128 + number, f"rank {rank} was {told}")
-            say([f"{told}, after step {self._last_step()}"])
+            self._group.report(128 + number, f"rank {rank} was {cause}")
+            say([f"{cause}, after step {self._last_step()}"])
         except UserError as error:
             say(error.problems)
         finally:

@@ -39,7 +39,7 @@ def kind_of(path: Path) -> str | None:
 def read_rows(path: Path) -> Rows:
     """Yield `(row number, row)`; numbers are lines for json lines, csv and text, else positions from 1 on.
 
-    A byte that is not UTF-8 arrives as a lone surrogate (Python's surrogateescape), so that whoever looks at
+    A byte that is not UTF-8 arrives as a lone surrogate (Python's surrogateescape), so that code that reads
     the columns can name the one that holds it.
 
     Raises:

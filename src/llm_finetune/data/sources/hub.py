@@ -100,7 +100,7 @@ def load(source: Source) -> HubDataSet:
     datasets.config.HF_HUB_OFFLINE = was_offline or refusal is not None
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
-        with writing(cache, kept=lambda: "files that are whole are kept"):
+        with writing(cache, preserved=lambda: "complete files are not downloaded again"):
             tables = dict(datasets.load_dataset(name, source.config, revision=source.revision))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         if isinstance(error, ConnectionError):
