@@ -23,7 +23,7 @@ from llm_finetune.kernels.training.optimize import Switches, optimize_model
 from llm_finetune.models import loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
 from llm_finetune.models.resolve import fetch
-from llm_finetune.objectives.sft import label_log_probs
+from llm_finetune.objectives.log_probs import label_log_probs
 from llm_finetune.pipeline.inputs import describe_model
 
 ANY = fuzz(40)

@@ -25,7 +25,8 @@ from llm_finetune.evaluation.perplexity import evaluate  # noqa: E402
 from llm_finetune.kernels.precision import choose_precision  # noqa: E402
 from llm_finetune.kernels.training.optimize import Switches, optimize_model  # noqa: E402
 from llm_finetune.models import loading  # noqa: E402
-from llm_finetune.objectives.sft import label_log_probs  # noqa: E402
+from llm_finetune.objectives.log_probs import label_log_probs  # noqa: E402
+from llm_finetune.objectives.sft import Sft  # noqa: E402
 from llm_finetune.pipeline.prepare_data import plan  # noqa: E402
 
 train = {
@@ -47,6 +48,7 @@ with join("gloo", Ranks.from_environment(), 60) as group:
         found = evaluate(
             model,
             rows.train,
+            Sft(),
             batch_size=settings.eval.per_device_batch_size,
             pad_id=0,
             precision=precision,

@@ -35,7 +35,7 @@ def grown_by_training(use_lora: bool, gradient_checkpointing: bool, answers: Any
     from transformers import LlamaForCausalLM
 
     from llm_finetune.models.adapters import LoraPlan, add_adapters
-    from llm_finetune.objectives.sft import label_log_probs
+    from llm_finetune.objectives.log_probs import label_log_probs
 
     torch.set_num_threads(1)
     before = resident("VmRSS:")
@@ -78,7 +78,7 @@ def test_the_estimate_is_near_what_training_takes(use_lora: bool, gradient_check
         whole_logits=True,
     )
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peft", "transformers.models.llama", "llm_finetune.objectives.sft"])
+    context.set_forkserver_preload(["peft", "transformers.models.llama", "llm_finetune.objectives.log_probs"])
     answers = context.Queue()
     process = context.Process(target=grown_by_training, args=(use_lora, gradient_checkpointing, answers))
     process.start()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm_finetune.data.prepared_dataset import IGNORE_INDEX
-from llm_finetune.objectives.sft import label_log_probs
+from llm_finetune.objectives.log_probs import label_log_probs
 from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
 
 

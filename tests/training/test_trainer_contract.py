@@ -21,6 +21,7 @@ OVERRIDDEN = {
     "_clip_grad_norm": ("model", {"_run_epoch"}),
     "_determine_best_metric": ("metrics trial", {"_maybe_log_save_evaluate"}),
     "_finalize_training": ("trial num_train_samples start_time", {"_inner_training_loop"}),
+    "_get_num_items_in_batch": ("batch_samples device", {"get_batch_samples", "prediction_step"}),
     "_init_training_state": (
         "max_steps num_update_steps_per_epoch num_train_epochs resume_from_checkpoint trial",
         {"_inner_training_loop"},
@@ -44,7 +45,7 @@ OVERRIDDEN = {
 ATTRIBUTES = {
     "_tr_loss": "_run_epoch",
     "loss_is_scaled_for_ga": "training_step",
-    "model_accepts_loss_kwargs": "_get_num_items_in_batch",
+    "model_accepts_loss_kwargs": "training_step",
 }
 
 # Public methods that are overridden for what happens around them: who calls them is no promise either.

@@ -19,6 +19,7 @@ from llm_finetune.evaluation.perplexity import evaluate
 from llm_finetune.evaluation.result import BaseModelEvaluation, ModelEvaluation
 from llm_finetune.evaluation.samples import sample_answers
 from llm_finetune.kernels.precision import Precision
+from llm_finetune.objectives.base import Objective
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def evaluate_model(
     model: torch.nn.Module,
     validation: Split,
     settings: EvalSettings,
+    objective: Objective,
     *,
     tokenizer: PreTrainedTokenizerBase,
     pad_id: int,
@@ -43,10 +45,13 @@ def evaluate_model(
         UserError: its loss is NaN or infinite.
     """
     batch_size = settings.per_device_batch_size
-    loss = evaluate(model, validation, batch_size=batch_size, pad_id=pad_id, precision=precision, group=group)
+    loss = evaluate(
+        model, validation, objective, batch_size=batch_size, pad_id=pad_id, precision=precision, group=group
+    )
     if not math.isfinite(loss.loss):
         raise _not_finite(name, loss.loss)
-    log.info("%s model: validation loss %.4f, perplexity %.4g", name, loss.loss, loss.perplexity)
+    others = "".join(f", {metric} {value:.4g}" for metric, value in loss.metrics.items())
+    log.info("%s model: validation loss %.4f, perplexity %.4g%s", name, loss.loss, loss.perplexity, others)
     if not group.ranks.is_main_process or not settings.num_generated_samples:
         return ModelEvaluation(loss=loss, samples=[])
     samples = sample_answers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 
 from llm_finetune.data import Split
@@ -9,26 +11,34 @@ from llm_finetune.data.batches import deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.evaluation.result import ValidationLoss
 from llm_finetune.kernels.precision import Precision
-from llm_finetune.objectives.sft import label_log_probs
+from llm_finetune.objectives.base import Objective
 from llm_finetune.runtime.rank_progress import alive
 
 
 def evaluate(
-    model: torch.nn.Module, split: Split, *, batch_size: int, pad_id: int, precision: Precision, group: Group
+    model: torch.nn.Module,
+    split: Split,
+    objective: Objective,
+    *,
+    batch_size: int,
+    pad_id: int,
+    precision: Precision,
+    group: Group,
 ) -> ValidationLoss:
-    """Every label counts once and the same, however many ranks there are and however the batches fall."""
+    """Every item counts once and the same, however many ranks there are and however the batches fall."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    total, labels = 0.0, 0
+    totals: dict[str, float] = defaultdict(float)
+    items = 0
     with torch.inference_mode(), precision.context():
         for batch in deal(split, batch_size, group.ranks, pad_id, shuffle_seed=None):
-            log_probs = label_log_probs(
-                model, *(batch[name].to(device) for name in ("input_ids", "position_ids", "labels"))
-            )
-            total -= log_probs.double().sum().item()
-            labels += log_probs.numel()
+            found = objective.metrics(model, {name: part.to(device) for name, part in batch.items()})
+            for name, values in found.items():
+                totals[name] += values.double().sum().item()
+            items += len(found["loss"])
             alive()
     model.train(was_training)
-    all_ranks = group.sum_([total, labels])
-    return ValidationLoss(loss=all_ranks[0] / all_ranks[1], tokens=int(all_ranks[1]))
+    *sums, count = group.sum_([*totals.values(), items])
+    means = {name: total / count for name, total in zip(totals, sums, strict=True)}
+    return ValidationLoss(loss=means.pop("loss"), tokens=int(count), metrics=means)

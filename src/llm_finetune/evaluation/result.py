@@ -17,15 +17,17 @@ class _Part(BaseModel):
 
 
 class ValidationLoss(_Part):
-    """Loss in nats a label, over all labels of all ranks.
+    """The objective's figures, over all its items (labels, for sft) of all ranks.
 
     Attributes:
-        loss: mean negative log-likelihood of the labels.
-        tokens: how many labels.
+        loss: mean over the items; for sft their negative log-likelihood, in nats.
+        tokens: how many items there are.
+        metrics: the objective's other figures, means as well.
     """
 
     loss: float
     tokens: int
+    metrics: dict[str, float] = Field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -79,7 +81,7 @@ class ModelEvaluation(_Part):
     def scores(self) -> ModelScores:
         """Its figures."""
         metrics = mean_scores((sample.expected, sample.answer) for sample in self.samples)
-        figures = {"loss": self.loss.loss, "perplexity": self.loss.perplexity, **metrics}
+        figures = {"loss": self.loss.loss, "perplexity": self.loss.perplexity, **self.loss.metrics, **metrics}
         return ModelScores.model_validate(figures)
 
 

@@ -1,1 +1,1 @@
-"""How the outputs for a record become a loss. One objective today: supervised next-token prediction."""
+"""How the outputs for a batch become a loss: one objective a module; `base` says what they share."""

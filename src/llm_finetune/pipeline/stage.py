@@ -19,9 +19,11 @@ from llm_finetune.kernels.precision import Precision
 from llm_finetune.kernels.training.optimize import Switches, optimize_model
 from llm_finetune.models import loading
 from llm_finetune.models.packing_check import check_isolation, check_runs
-from llm_finetune.objectives.sft import label_log_probs
+from llm_finetune.objectives.base import Objective
+from llm_finetune.objectives.log_probs import label_log_probs
 from llm_finetune.pipeline.fingerprint import Sources, StageInputs
 from llm_finetune.pipeline.inputs import Inputs
+from llm_finetune.pipeline.objective import objective_of
 from llm_finetune.pipeline.run_directory import RunDirectory, StageOutput
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ class Run:
     def on_cpu(self) -> bool:
         """Whether the model is there, and not on a GPU."""
         return self.settings.train.no_cuda or not torch.cuda.is_available()
+
+    @property
+    def objective(self) -> Objective:
+        """What the training minimizes and the evaluation reports."""
+        return objective_of(self.settings)
 
     def base_model(self) -> torch.nn.Module:
         """The base model on its device, checked to keep the records of a row apart; loaded once."""

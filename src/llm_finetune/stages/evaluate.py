@@ -86,6 +86,7 @@ def _evaluated(name: str, model: torch.nn.Module, run: Run) -> ModelEvaluation |
         model,
         inputs.prepared.validation,
         settings.eval,
+        run.objective,
         tokenizer=inputs.tokenizer,
         pad_id=inputs.pad_id,
         precision=run.precision,

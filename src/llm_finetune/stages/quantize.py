@@ -79,6 +79,7 @@ class Quantize(Stage):
                 return evaluate(
                     model,
                     validation,
+                    run.objective,
                     batch_size=settings.eval.per_device_batch_size,
                     pad_id=inputs.pad_id,
                     precision=Precision(model.dtype, autocast=False),

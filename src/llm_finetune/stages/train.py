@@ -94,6 +94,7 @@ class Train(Stage):
             run.inputs.prepared,
             settings.train,
             settings.eval,
+            run.objective,
             pad_id=run.inputs.pad_id,
             precision=run.precision,
             group=run.group,

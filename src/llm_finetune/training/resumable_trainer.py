@@ -31,6 +31,7 @@ from llm_finetune.data.batches import DistributedBatchSampler, deal
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import LossError, SettingsError
 from llm_finetune.kernels.precision import Precision
+from llm_finetune.objectives.base import Objective
 from llm_finetune.runtime.rank_progress import apart, begin_loop, end_loop
 from llm_finetune.storage.errors import writing
 from llm_finetune.training.interruption import InterruptionHandler
@@ -50,6 +51,7 @@ class TrainerInputs:
     Attributes:
         rows: the rows that are trained on.
         validation: the rows that are evaluated on the way, if any.
+        objective: gives the loss of a batch and the figures of an evaluation.
         pad_id: token that fills rows.
         precision: number formats of the evaluation's forward passes.
         group: the ranks that train together.
@@ -58,6 +60,7 @@ class TrainerInputs:
 
     rows: Split
     validation: Split | None
+    objective: Objective
     pad_id: int
     precision: Precision
     group: Group

@@ -18,7 +18,7 @@ from llm_finetune.distributed.process_group import Group
 from llm_finetune.evaluation.perplexity import evaluate
 from llm_finetune.host.memory import peak_memory_bytes
 from llm_finetune.kernels.precision import Precision
-from llm_finetune.objectives.sft import label_log_probs
+from llm_finetune.objectives.base import Objective
 from llm_finetune.runtime import heartbeat
 from llm_finetune.runtime.rank_progress import part_done
 from llm_finetune.training.progress import Display, Pace, StepReport
@@ -31,6 +31,7 @@ def train(
     prepared: Prepared,
     settings: TrainSettings,
     eval_settings: EvalSettings,
+    objective: Objective,
     *,
     pad_id: int,
     precision: Precision,
@@ -42,16 +43,18 @@ def train(
 
     Args:
         prepared: the rows to train on, and those to evaluate on the way where the settings ask for that.
+        objective: gives the loss of a batch and the figures of an evaluation.
         pad_id: token that fills rows; no record attends to it, and it is never trained on.
         shape: how a step's rows are distributed.
         checkpoint: directory of the verified checkpoint to resume from, if any.
     """
     trainer = RowTrainer(
         model,
-        _arguments(settings, eval_settings, precision, shape),
+        _arguments(settings, eval_settings, objective, precision, shape),
         TrainerInputs(
             rows=prepared.train,
             validation=prepared.validation if eval_settings.strategy != "no" else None,
+            objective=objective,
             pad_id=pad_id,
             precision=precision,
             group=group,
@@ -85,13 +88,18 @@ class RowTrainer(ResumableTrainer):
 
     def __init__(self, model: torch.nn.Module, arguments: TrainingArguments, inputs: TrainerInputs) -> None:
         super().__init__(model, arguments, inputs)
-        # Makes the Trainer count the labels of a whole step over all ranks, which our loss divides by.
+        # The loss is divided by the items of the whole step: the Trainer must not divide it once more.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.display = ProgressReports(visible=inputs.group.ranks.is_main_process)
         self.add_callback(self.display)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: Any) -> int:
+        """The objective's items in the step's micro-batches, over all ranks."""
+        items = sum(self.inputs.objective.count(batch) for batch in batch_samples)
+        return int(self.group.sum_([items])[0])
 
     def compute_loss(
         self,
@@ -100,12 +108,12 @@ class RowTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
-        """The step's loss: the mean over all labels of all micro-batches and ranks."""
+        """The step's loss: the mean over all items of all micro-batches and ranks."""
         self.tokens_seen += int(inputs["tokens"])
-        log_probs = label_log_probs(model, inputs["input_ids"], inputs["position_ids"], inputs["labels"])
+        losses = self.inputs.objective.metrics(model, inputs)["loss"]
         part_done()
         # Each rank adds its part; DistributedDataParallel divides the sum by the number of ranks again.
-        return log_probs.sum() * (-self.group.ranks.size / float(num_items_in_batch))
+        return losses.sum() * (self.group.ranks.size / float(num_items_in_batch))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -119,13 +127,14 @@ class RowTrainer(ResumableTrainer):
         result = evaluate(
             self.model,
             inputs.validation,
+            inputs.objective,
             batch_size=self.args.per_device_eval_batch_size,
             pad_id=inputs.pad_id,
             precision=inputs.precision,
             group=inputs.group,
         )
         self.save_lock.begin_update()
-        figures = {"loss": result.loss, "perplexity": result.perplexity}
+        figures = {"loss": result.loss, "perplexity": result.perplexity, **result.metrics}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -160,7 +169,11 @@ class ProgressReports(TrainerCallback):  # type: ignore[misc]
 
 
 def _arguments(
-    settings: TrainSettings, eval_settings: EvalSettings, precision: Precision, shape: StepShape
+    settings: TrainSettings,
+    eval_settings: EvalSettings,
+    objective: Objective,
+    precision: Precision,
+    shape: StepShape,
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=settings.output_dir,
@@ -185,8 +198,8 @@ def _arguments(
         eval_strategy=eval_settings.strategy,
         eval_steps=eval_settings.steps,
         load_best_model_at_end=eval_settings.load_best_model,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model=f"eval_{objective.best_metric}",
+        greater_is_better=objective.greater_is_better,
         seed=settings.seed,
         bf16=precision.autocast,
         gradient_checkpointing=settings.gradient_checkpointing,

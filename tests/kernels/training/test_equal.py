@@ -18,7 +18,7 @@ from llm_finetune.kernels.training import attention, bindings, output_head
 from llm_finetune.kernels.training.optimize import Switches, optimize_lora_layers, optimize_model
 from llm_finetune.kernels.training.output_head import FusedLinearCrossEntropyHead
 from llm_finetune.models.adapters import ALL_LINEAR, LoraPlan, add_adapters
-from llm_finetune.objectives.sft import label_log_probs
+from llm_finetune.objectives.log_probs import label_log_probs
 from tiny_model import ARCHITECTURES, VOCABULARY, tiny_model
 
 # Within one window, over a window, over a block of queries; and one of a single trained token.
