@@ -78,7 +78,7 @@ for folder in Path("/proc").glob("[0-9]*"):
 
 def test_a_rank_that_is_stopped_holds_nobody_up(running: Release) -> None:
     goes_on(running, lambda: signal_rank(running, signal.SIGSTOP))
-    assert re.search(r"rank 1 on \S+-worker-1 of 2 stood still for 0\.5 min", running.logs())
+    assert re.search(r"rank 1 on \S+-worker-1 of 2 made no progress for 0\.5 min", running.logs())
 
 
 STOP_LAUNCHER = f"""

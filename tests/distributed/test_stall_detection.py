@@ -55,8 +55,8 @@ def test_no_progress_is_expected_outside_the_loop(judge: Judge) -> None:
 def test_who_does_nothing_is_named(judge: Judge) -> None:
     said = judge(replace(BUSY, **AHEAD), IDLE)
     assert said == (
-        "rank 1 on b of 2 stood still for 10 min (distributed.stallTimeoutMinutes): it does nothing, after "
-        "step 7; the others wait for it."
+        "rank 1 on b of 2 made no progress for 10 min (distributed.stallTimeoutMinutes): it does nothing, "
+        "after step 7; the others wait for it."
     )
     assert "rank 0 on a" in str(judge(replace(IDLE, idle_seconds=710), IDLE))
 
@@ -64,13 +64,13 @@ def test_who_does_nothing_is_named(judge: Judge) -> None:
 def test_ranks_that_nothing_tells_apart_are_all_named(judge: Judge) -> None:
     """One sleeps and one waits for it: both are as far, and have done nothing for as long."""
     said = str(judge(IDLE, replace(IDLE, idle_seconds=IDLE.idle_seconds + 1)))
-    assert "rank 0 on a and rank 1 on b of 2 stood still" in said
+    assert "rank 0 on a and rank 1 on b of 2 made no progress" in said
     assert "one of them holds up the others" in said
 
 
 def test_who_answers_nothing_is_named_whatever_it_did(judge: Judge) -> None:
     """A process that is stopped (SIGSTOP) says nothing at all, while it loads a model as well."""
-    assert "rank 1 on b of 2 stood still" in str(judge(IDLE, replace(BUSY, is_expected=False), (0, 650)))
+    assert "rank 1 on b of 2 made no progress" in str(judge(IDLE, replace(BUSY, is_expected=False), (0, 650)))
 
 
 def test_a_collective_that_burns_a_core_for_ever_is_a_failure_too(judge: Judge) -> None:

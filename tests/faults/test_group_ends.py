@@ -141,7 +141,7 @@ def test_a_stranger_and_a_worker_of_other_settings_are_turned_away(job: Make, tm
         other.port = pods.port
         other.start(1)
         assert other.finish(operating=False) == {1: 128}
-        assert "has other settings than the worker that leads" in other.last_words(1)
+        assert "has other settings than the coordinator" in other.last_words(1)
     pods.start(1)
     assert pods.finish() == {0: 0, 1: 0}
 

@@ -73,7 +73,7 @@ def test_without_a_lost_worker_the_others_go_on_and_take_it_back(
     pods.start()
     pods.until_step(3)
     pods.kill(2)
-    pods.until_said(0, "going on with 2 of 3 workers")
+    pods.until_said(0, "continuing with 2 of 3 workers")
     pods.until_said(0, "with 2\n")
     pods.start(2)
     assert pods.finish() == {0: 0, 1: 0, 2: 0}
@@ -130,7 +130,7 @@ def test_fewer_than_the_least_are_waited_for_and_then_it_is_said(job: Make) -> N
     pods = job(2, least=2, rendezvousTimeoutMinutes=0.1)
     pods.start(0)
     assert pods.finish(operating=False) == {0: 6}
-    assert "1 of 2 workers came within 0.1 min: localhost; at least 2 must" in pods.last_words(0)
+    assert "1 of 2 workers joined within 0.1 min: localhost; at least 2 must" in pods.last_words(0)
     assert "gave up after 3 restarts" in pods.last_words(0)
 
 
@@ -146,7 +146,7 @@ def test_a_link_that_is_cut_is_noticed_within_a_minute(
     began = time.monotonic()
     nodes[1].cut()
     pods.until_said(1, "is lost")
-    pods.until_said(0, "going on with 1 of 2 workers")
+    pods.until_said(0, "continuing with 1 of 2 workers")
     assert time.monotonic() - began < 60  # the bound is what the issue promises, far above what it takes
     nodes[1].join()
     pods.until_said(0, "10.77.0.1-1 came")
@@ -165,5 +165,5 @@ def test_ccl_that_hangs_after_a_death_is_ended(
     (rank,) = pods.children_of(pods[1].process.pid)
     os.kill(rank, signal.SIGKILL)  # not counted: the job is allowed no restart
     assert pods.finish() == {0: 6, 1: 6}
-    assert "This rank is ended: it did not leave in 5 s" in pods.said(0)
+    assert "This rank was killed: it did not exit within 5 s" in pods.said(0)
     assert "localhost-1: rank 1: ended by SIGKILL" in pods.last_words(0)

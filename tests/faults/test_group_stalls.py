@@ -33,7 +33,8 @@ def test_a_rank_that_stands_still_is_named_and_the_group_starts_again(
     pods.start()
     assert pods.finish() == {0: 0, 1: 0}
     assert re.search(
-        rf"rank {rank} on \S+ (and rank 1 on \S+ )?of 2 stood still for 0.15 min", pods.said(0) + pods.said(1)
+        rf"rank {rank} on \S+ (and rank 1 on \S+ )?of 2 made no progress for 0.15 min",
+        pods.said(0) + pods.said(1),
     )
     assert pods.rounds()["failures"] == 1
     assert pods[0].codes == pods[1].codes == []
@@ -49,7 +50,7 @@ def test_a_rank_without_peers_that_stands_still_is_started_again(
     pods = job(1, stallTimeoutMinutes=LIMIT_MINUTES, shutdownGraceSeconds=2)
     pods.start()
     assert pods.finish() == {0: 0}
-    assert "stood still for" in pods.said(0)
+    assert "made no progress for" in pods.said(0)
     assert pods.rounds()["failures"] == 1
     assert "step 40/40 with 1" in pods.said(0)
 
@@ -64,7 +65,7 @@ def test_ccl_that_waits_for_a_rank_that_does_nothing_is_ended(
     pods = job(2, train__ddpBackend="ccl", restarts=0, **limits)
     pods.start()
     assert pods.finish() == {0: 6, 1: 6}
-    assert "rank 1 on localhost-1 of 2 stood still for 0.15 min" in pods.last_words(0)
+    assert "rank 1 on localhost-1 of 2 made no progress for 0.15 min" in pods.last_words(0)
     assert re.search("do(es)? nothing, after step", pods.last_words(0))
 
 
@@ -121,7 +122,7 @@ def test_a_training_that_a_rank_held_up_ends_as_if_it_had_not_been(
     left = ended(*first)
     assert left.code == 128, left.text
     assert "rank 1 on" in left.text
-    assert "stood still for 0.15 min (distributed.stallTimeoutMinutes)" in left.text
+    assert "made no progress for 0.15 min (distributed.stallTimeoutMinutes)" in left.text
     if how == "is stopped":  # here no launcher ends it
         os.kill(second[0].pid, signal.SIGKILL)
     assert ended(*second).code in (128, -signal.SIGKILL)

@@ -162,8 +162,7 @@ def test_told_to_stop_after_the_training_a_run_says_what_is_kept_and_does_what_i
         assert stopped.code == 128 + number, stopped.text
         (told,) = (line for line in stopped.text.splitlines() if line.startswith("error: "))
         assert told == (
-            f"error: stopped by {number.name}; start the same command again (without --fresh) and it "
-            "goes on from there "
+            f"error: stopped by {number.name}; rerun the same command (without --fresh) to resume "
             "(finished stages are preserved)"
         )
         assert "Traceback" not in stopped.text

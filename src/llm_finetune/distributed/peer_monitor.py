@@ -244,7 +244,9 @@ class PeerMonitor:
                 self._pass_on(failure, except_to=peer)
             first = self._alarm.ring(failure)
         if first:
-            words = f"{failure.message} This rank is ended: it did not leave in {self._grace_seconds:g} s."
+            words = (
+                f"{failure.message} This rank was killed: it did not exit within {self._grace_seconds:g} s."
+            )
             exit_after(self._grace_seconds, lambda: words, failure.exit_code)
             self._alarm.act()
 
@@ -253,7 +255,7 @@ class PeerMonitor:
         return Failure(peer, GroupError.exit_code, message)
 
     def _strange(self, peer: int) -> Failure:
-        message = f"rank {peer} of {self._ranks.size} says what no rank says: is it of another version?"
+        message = f"rank {peer} of {self._ranks.size} sent an invalid message: does it run another version?"
         return Failure(peer, GroupError.exit_code, message)
 
     def _pass_on(self, failure: Failure, except_to: int | None = None) -> None:

@@ -82,7 +82,7 @@ class Stalls:
             others = "; the others wait for it" if self._size > 1 else ""
             return self._failure(suspects, f"it does {after}{others}")
         if all(self._is_quiet(one, silent[rank]) for rank, one in known.items()):
-            return self._failure(known, f"no rank comes further, after step {last[0]}: a collective hangs")
+            return self._failure(known, f"no rank makes progress, after step {last[0]}: a collective hangs")
         return None
 
     def _is_quiet(self, progress: Progress, silent_seconds: float) -> bool:
@@ -95,7 +95,7 @@ class Stalls:
         ranks = sorted(ranks)
         names = " and ".join(f"rank {rank} on {self._peers[rank].host}" for rank in ranks)
         message = (
-            f"{names} of {self._size} stood still for {self._limit / 60:g} min "
+            f"{names} of {self._size} made no progress for {self._limit / 60:g} min "
             f"(distributed.stallTimeoutMinutes): {what}."
         )
         return Failure(ranks[0], GroupError.exit_code, message)

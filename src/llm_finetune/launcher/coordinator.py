@@ -1,4 +1,4 @@
-"""The leader, which lives in worker-0: it waits for workers, starts rounds, and judges how they ended.
+"""The coordinator, which runs in worker-0: it waits for workers, starts rounds, and judges how they ended.
 
 Its memory is on the volume and its workers reconnect to it, so no state of an earlier round can affect the
 next. Rank 0 runs beside it: where the coordinator is lost, so is rank 0.
@@ -82,7 +82,7 @@ class Coordinator:
         self._leading.start()
 
     def wait(self, seconds: float) -> None:
-        """Waits until the leader has nothing more to do: no longer than so."""
+        """Waits until the coordinator has nothing more to do: no longer than so."""
         self._leading.join(seconds)
 
     def _lead(self) -> None:
@@ -91,8 +91,8 @@ class Coordinator:
         except UserError as error:
             verdict = Outcome(error.exit_code, str(error))
         except Exception as error:  # the workers wait for a word
-            log.exception("the leader failed")
-            verdict = Outcome(1, f"the leader failed: {type(error).__name__}: {error}")
+            log.exception("internal error in the coordinator")
+            verdict = Outcome(1, f"internal error in the coordinator: {type(error).__name__}: {error}")
         if verdict is None:
             return
         with suppress(LeavingError):
@@ -104,7 +104,7 @@ class Coordinator:
         self._workers.tell(self._workers.here, {"leave": asdict(verdict)})
 
     def _judge_rounds(self) -> Outcome | None:
-        """Runs rounds until the job is over; None where this worker leaves, and another pod will lead."""
+        """Runs rounds until the job is over; None where this worker leaves, for another pod to go on."""
         self._signs.await_other_job(self._job, self._crew.patience_seconds)
         verdict = None
         if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
@@ -114,7 +114,7 @@ class Coordinator:
             while verdict is None:
                 verdict = self._over(self._round())
         except LeavingError as told:
-            self._tally.count(told.ending)  # the next leader shall not take it for a kill
+            self._tally.count(told.ending)  # the next coordinator must not take it for a kill
             return None
         with suppress(OutputError):  # a volume that cannot be written does not change how the job ended
             self._tally.finish()
@@ -122,7 +122,7 @@ class Coordinator:
 
     def _never_seen(self) -> str:
         return (
-            f"; {self._name} was killed before its first sign of life: is there too little memory to load "
+            f"; {self._name} was killed before its first heartbeat: is there too little memory to load "
             "what it needs (resources.memoryLimit)?"
         )
 
@@ -147,8 +147,8 @@ class Coordinator:
                 f"gave up after {allowed} restarts (elasticPolicy.maxRestarts); "
                 f"the last failure: {ending.message}",
             )
-        kind = "asked for" if ending.asked else f"failure {failures}, {allowed} are allowed"
-        log.warning("the round is over (%s): %s", kind, ending.message)
+        what = "restart on request" if ending.asked else f"restart {failures} of {allowed}"
+        log.warning("%s: %s", what, ending.message)
         return None
 
     def _gather(self) -> Outcome | None:
@@ -160,18 +160,18 @@ class Coordinator:
                 began = time.monotonic()
             waited = time.monotonic() - began
             if waited >= all_seconds and count >= crew.least:
-                log.warning("going on with %d of %d workers: %s", count, crew.wanted, self._here())
+                log.warning("continuing with %d of %d workers: %s", count, crew.wanted, self._here())
                 return None
             if waited >= crew.patience_seconds:
                 minutes = crew.patience_seconds / 60
                 return Outcome(
                     GroupError.exit_code,
-                    f"{count} of {crew.wanted} workers came within {minutes:g} min: {self._here()}; "
+                    f"{count} of {crew.wanted} workers joined within {minutes:g} min: {self._here()}; "
                     f"at least {crew.least} must. Are the others' pods running (kubectl get pods)?",
                 )
             if waited - said > NEWS_SECONDS:
                 said = waited
-                log.info("%d of %d workers are here: %s", count, crew.wanted, self._here())
+                log.info("%d of %d workers have joined: %s", count, crew.wanted, self._here())
             event = self._next()
             if event and event.ending and event.ending.is_permanent:  # it could not even come to a round
                 return cause_of({event.name: event.ending})
@@ -198,7 +198,7 @@ class Coordinator:
             if came and not endings:
                 endings[min(came)] = Outcome(
                     GroupError.exit_code,
-                    f"{' and '.join(sorted(came))} came: all begin again from the last step",
+                    f"{' and '.join(sorted(came))} joined: all restart from the last step",
                     asked=True,
                 )
         if not endings.keys().isdisjoint(names):
@@ -209,7 +209,7 @@ class Coordinator:
         self._hear_all(names, endings, self._crew.grace_seconds + SETTLE_SECONDS)
         for name in set(names) - set(endings):
             self._workers.dismiss(name)
-            endings[name] = Outcome(GroupError.exit_code, "is there, but did not stop its processes")
+            endings[name] = Outcome(GroupError.exit_code, "is connected, but did not stop its processes")
             log.warning("%s %s: its machine or volume may hang", name, endings[name].message)
         return endings
 
@@ -232,7 +232,7 @@ class Coordinator:
         """What a worker says within a second.
 
         Raises:
-            LeavingError: this leader's own worker leaves.
+            LeavingError: the coordinator's own worker leaves.
         """
         event = self._workers.next(1.0)
         if event and event.name == self._name and event.ending and event.ending.asked:

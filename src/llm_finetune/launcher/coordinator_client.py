@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class StopError(Exception):
-    """The leader wants this worker's ranks stopped: another round shall begin, or the job is over."""
+    """The coordinator wants this worker's ranks stopped: another round shall begin, or the job is over."""
 
 
 class GoneError(StopError):
@@ -40,13 +40,13 @@ Word = Round | Outcome | StopError
 
 
 class CoordinatorClient:
-    """This worker, as the leader sees it.
+    """This worker, as the coordinator sees it.
 
     Args:
         name: the pod's.
-        endpoint: host and port where the leader listens; the host's name may not be known yet.
+        endpoint: host and port where the coordinator listens; the host's name may not be known yet.
         settings_digest: workers of other settings are of another job.
-        patience_seconds: how long the leader may be away.
+        patience_seconds: how long the coordinator may be away.
         stall_seconds: how long it may be there and say nothing.
     """
 
@@ -68,10 +68,10 @@ class CoordinatorClient:
         self._away_since: float | None = None
 
     def next(self) -> Round | Outcome:
-        """Waits for the leader's word: a round to run, or how the job has ended.
+        """Waits for the coordinator: a round to run, or how the job has ended.
 
         Raises:
-            GroupError: the leader is away for longer than the patience.
+            GroupError: the coordinator is away for longer than the patience.
         """
         while True:
             self._connect()
@@ -82,8 +82,8 @@ class CoordinatorClient:
                 self._hang_up()
                 away_seconds = time.monotonic() - (self._away_since or math.inf)
                 if away_seconds > self._patience_seconds:  # it answers, and never says a word
-                    raise GroupError(f"{word}, for {away_seconds:.0f} s")
-                log.warning("%s; waiting for it", word)
+                    raise GroupError(f"{word}; no answer for {away_seconds:.0f} s")
+                log.warning("%s; reconnecting", word)
                 time.sleep(PAUSE_SECONDS)  # one that hangs up at once would be called without a pause
 
     def check(self) -> None:
@@ -104,7 +104,7 @@ class CoordinatorClient:
             self._line.say(json.dumps({"ended": asdict(ending)}))
 
     def _connect(self) -> None:
-        """Comes to the leader, unless it is there already."""
+        """Connects to the coordinator, unless it is connected already."""
         if self._line is not None:
             return
         said = time.monotonic()
@@ -114,7 +114,7 @@ class CoordinatorClient:
                 self._call()
             except OSError as error:  # not there yet: no name, no route, no listener, or a stranger
                 now = time.monotonic()
-                waited = f"waited {now - began:.0f} s for the worker that leads, at %s:%d (%s)"
+                waited = f"waited {now - began:.0f} s for the coordinator at %s:%d (%s)"
                 if now - began > self._patience_seconds:
                     raise GroupError(waited % (*self._endpoint, error)) from error
                 if now - said > NEWS_SECONDS:
@@ -123,7 +123,7 @@ class CoordinatorClient:
                 time.sleep(PAUSE_SECONDS)
 
     def _call(self) -> None:
-        """Calls the leader once, and says who calls."""
+        """Connects to the coordinator once, and introduces this worker."""
         line = Line(socket.create_connection(self._endpoint, CONNECT_SECONDS))
         hello = {"name": self.name, "settings": self._settings_digest}
         try:
@@ -136,15 +136,15 @@ class CoordinatorClient:
         self._line = line
 
     def _listen(self, line: Line, heard: SimpleQueue[Word]) -> None:
-        there = "the worker that leads, at {}:{},".format(*self._endpoint)
+        there = "the coordinator at {}:{}".format(*self._endpoint)
         try:
             while words := line.hear(self._silence_seconds):
                 self._away_since = None
                 if (word := understood(words)) is not None:
                     heard.put(word)
-            heard.put(GoneError(f"{there} is lost"))
+            heard.put(GoneError(f"lost connection to {there}"))
         except TimeoutError:
-            heard.put(GoneError(f"{there} is stalled: no message for {self._silence_seconds:g} s"))
+            heard.put(GoneError(f"{there} sent no message for {self._silence_seconds:g} s"))
         line.hang_up()
 
     def _hang_up(self) -> None:
@@ -155,7 +155,7 @@ class CoordinatorClient:
 
 
 def understood(words: str) -> Word | None:
-    """What a leader's line means; None for a sign that it runs, or for what no leader says."""
+    """What a coordinator's line means; None for a sign of life, or for what no coordinator sends."""
     said = parsed(words)
     if isinstance(why := said.get("stop"), str):
         return StopError(why)

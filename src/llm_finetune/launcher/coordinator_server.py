@@ -98,7 +98,7 @@ class CoordinatorServer:
         if not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME):
             raise NotAdmittedError("it says no name that a worker has")
         if digest != self._settings_digest:
-            why = f"{name} has other settings than the worker that leads"
+            why = f"{name} has other settings than the coordinator"
             _turn_away(line, why)
             raise NotAdmittedError(why)
         self._open.add(line)
@@ -135,4 +135,4 @@ def _listening(port: int) -> socket.socket:
             )
         return socket.create_server(("", port), backlog=queue)
     except (OSError, OverflowError) as error:
-        raise GroupError(f"the leader cannot listen at port {port}: {error}") from error
+        raise GroupError(f"the coordinator cannot listen on port {port}: {error}") from error

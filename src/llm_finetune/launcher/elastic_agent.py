@@ -91,7 +91,7 @@ class _Agent(LocalElasticAgent):
             if _is_stopped(rank):
                 since = self._stopped_since.setdefault(rank, now)
                 if now - since > self._stopped_seconds:
-                    line = "process %d stood still for %.1f min (SIGSTOP) and is killed"
+                    line = "process %d has been stopped (SIGSTOP) for %.1f min; killing it"
                     log.error(line, rank, (now - since) / 60)
                     os.kill(rank, signal.SIGKILL)
             else:

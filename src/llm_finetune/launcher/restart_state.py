@@ -73,7 +73,7 @@ def _read(file: Path) -> dict[str, Any]:
         number, begun_at, failures = (state.get(name) for name in COUNTS)
         if is_count(number) and is_count(begun_at) and is_count(failures) and begun_at <= number <= MOST:
             return state
-        problem = "it does not hold what a leader writes"
+        problem = "it does not hold what a coordinator writes"
     except FileNotFoundError:
         return dict.fromkeys(COUNTS, 0)
     except OSError as error:

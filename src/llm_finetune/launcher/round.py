@@ -31,7 +31,7 @@ class Round:
 
     @classmethod
     def from_word(cls, word: Any) -> Round | None:
-        """A round that the leader tells of; None where no leader says such a thing."""
+        """A round that the coordinator tells of; None where no coordinator says such a thing."""
         names = [field.name for field in fields(cls)]
         if not isinstance(word, dict) or word.keys() != set(names):
             return None

@@ -34,7 +34,7 @@ from llm_finetune.storage.stale_files import remove_abandoned
 
 STATE = ".launcher"  # what outlives a pod, within outputDir
 LOGS = "logs"
-NOTE_SECONDS = 5.0  # for the leader to write down that its own worker leaves, or to say that all is done
+NOTE_SECONDS = 5.0  # for the coordinator to write down that its own worker leaves, or to say that all is done
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Options:
 
 
 def work(options: Options) -> int:
-    """Runs this worker's part of the job, and leaves its last words to Kubernetes.
+    """Runs this worker's part of the job, and writes the termination message for Kubernetes.
 
     Returns:
         The exit code: below 128 it would only happen again, from 128 on the pod is worth another start.
@@ -81,7 +81,7 @@ def _work(options: Options) -> Outcome:
         say_where_there_is_none()
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
     signs = PodHeartbeats(Path(settings.train.output_dir) / STATE)
-    leader = _leader(settings, options, place, digest, signs) if place.leads else None
+    coordinator = _coordinator(settings, options, place, digest, signs) if place.leads else None
     patience, stall = settings.rendezvous_timeout_minutes * 60, settings.stall_timeout_minutes * 60
     member = CoordinatorClient(place.name, place.endpoint, digest, patience, stall)
     ld_preload.drop_missing()
@@ -97,19 +97,19 @@ def _work(options: Options) -> Outcome:
     except (Exception, SignaledError) as error:
         ending = _ending_by(error)
         member.report(ending)
-    if leader is not None:
-        leader.wait(options.grace_seconds if ending.is_permanent else NOTE_SECONDS)
+    if coordinator is not None:
+        coordinator.wait(options.grace_seconds if ending.is_permanent else NOTE_SECONDS)
     return ending
 
 
 def _ending_by(error: BaseException) -> Outcome:
     """What ends this worker, in words."""
     if isinstance(error, SignaledError):
-        return Outcome(error.exit_code, f"stopped by {error}; started again, the job goes on", asked=True)
+        return Outcome(error.exit_code, f"stopped by {error}; the job resumes after a restart", asked=True)
     if isinstance(error, UserError):
         return Outcome(error.exit_code, "\n".join(error.problems))
-    log.error("a defect of the launcher", exc_info=error)
-    return Outcome(1, f"a defect of the launcher: {type(error).__name__}: {error}")
+    log.error("internal error in the launcher", exc_info=error)
+    return Outcome(1, f"internal error in the launcher: {type(error).__name__}: {error}")
 
 
 def _part_in(
@@ -140,10 +140,10 @@ def _part_in(
 
 
 def was_killed(number: int) -> None:
-    """Leaves last words for a launcher that was killed, and so could not."""
+    """Writes the termination message of a launcher that was killed."""
     name = name_of(number)
     hint = " (out of memory?)" if number == signal.SIGKILL else ""
-    leave_to_kubernetes(Outcome(128 + number, f"the launcher was ended by {name}{hint}"))
+    leave_to_kubernetes(Outcome(128 + number, f"the launcher was killed by {name}{hint}"))
 
 
 def _check(settings: Settings, options: Options) -> None:
@@ -162,7 +162,7 @@ def _check(settings: Settings, options: Options) -> None:
     remove_abandoned((Path(settings.train.output_dir) / STATE).glob(f".*.{atomic.PARTIAL}"))
 
 
-def _leader(
+def _coordinator(
     settings: Settings, options: Options, place: Place, digest: str, signs: PodHeartbeats
 ) -> Coordinator:
     crew = WorkerLimits(

@@ -73,9 +73,9 @@ def defer_signals() -> Iterator[None]:
 
 
 def describe_signal(number: int) -> str:
-    """How to go on, in a line's end."""
+    """What stopped the run, and how to resume it."""
     name = signal.Signals(number).name
-    return f"stopped by {name}; start the same command again (without --fresh) and it goes on from there"
+    return f"stopped by {name}; rerun the same command (without --fresh) to resume"
 
 
 def _watch(seen: socket.socket, action: Callable[[int], NoReturn]) -> None:
