@@ -17,10 +17,10 @@ class _Part(BaseModel):
 
 
 class ValidationLoss(_Part):
-    """The objective's figures, over all its items (labels, for sft) of all ranks.
+    """The objective's figures, over all its items (labels, for supervised fine-tuning) of all ranks.
 
     Attributes:
-        loss: mean over the items; for sft their negative log-likelihood, in nats.
+        loss: mean over the items; for supervised fine-tuning their negative log-likelihood, in nats.
         tokens: how many items there are.
         metrics: the objective's other figures, means as well.
     """
