@@ -93,10 +93,11 @@ $(BIN)/vale: .vale/install.sh
 	.vale/install.sh $@
 	touch $@
 
-# Strict: a page that is not in the navigation, a missing file or heading fails. lychee reads what is outside of the site.
+# Strict: a page that is not in the navigation, a missing file or heading fails. With --quiet none does: it hides the
+# warnings that are counted. lychee reads what is outside of the site.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(INSTALLED)
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	$(BIN)/lychee --offline --include-fragments --no-progress --quiet *.md .github docs
 
 typecheck: $(INSTALLED)
