@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_finetune.data.packing import one_a_row, pack
+from llm_finetune.data.packing import pack, unpacked
 
 
 @st.composite
@@ -52,6 +52,6 @@ def test_the_same_lengths_give_the_same_rows() -> None:
 
 
 def test_without_packing_each_record_has_its_own_row() -> None:
-    records, offsets = one_a_row(np.array([3, 1, 2]))
+    records, offsets = unpacked(np.array([3, 1, 2]))
     assert records.tolist() == [0, 1, 2]
     assert offsets.tolist() == [0, 1, 2, 3]

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, with_empty_answer
+from llm_finetune.data.prompt_segments import (
+    PromptPreambles,
+    PromptSegment,
+    Written,
+    joined,
+    with_empty_answer,
+)
 from llm_finetune.data.records import Instruction, InvalidRecordError, Record, Text, Turn
 from llm_finetune.data.template_sandbox import ChatTemplate, Request, StoppedError
 from llm_finetune.errors import ModelError
@@ -26,7 +32,7 @@ class ChatPrompt:
 
     writes_special_tokens = True
 
-    def __init__(self, openings: Openings, eos: str, tokenizer: Any, mask_history: bool) -> None:
+    def __init__(self, openings: PromptPreambles, eos: str, tokenizer: Any, mask_history: bool) -> None:
         self._openings = openings
         self._eos = eos
         self._mask_history = mask_history
@@ -87,24 +93,24 @@ class ChatPrompt:
             text, whole = answered[len(before) :], ""
         return _Answer(prompt, text, whole, _check_answer(wanted, text.replace(self._eos, "")))
 
-    def _one_prompt(self, answers: Sequence[_Answer]) -> list[Piece]:
-        pieces: list[Piece] = []
+    def _one_prompt(self, answers: Sequence[_Answer]) -> list[PromptSegment]:
+        pieces: list[PromptSegment] = []
         written = 0
         for number, answer in enumerate(answers, start=1):
-            pieces.append(Piece(answer.prompt[written:], False))
+            pieces.append(PromptSegment(answer.prompt[written:], False))
             pieces += self._ended(answer.text, last=number == len(answers))
             written = len(answer.whole)
         return pieces
 
-    def _alone(self, answer: _Answer) -> list[Piece]:
-        return [Piece(answer.prompt, False), *self._ended(answer.text, last=True)]
+    def _alone(self, answer: _Answer) -> list[PromptSegment]:
+        return [PromptSegment(answer.prompt, False), *self._ended(answer.text, last=True)]
 
-    def _ended(self, text: str, last: bool) -> list[Piece]:
+    def _ended(self, text: str, last: bool) -> list[PromptSegment]:
         """What follows the end-of-sequence token (often a line end) is never asked for, nor trained on."""
         end = text.rfind(self._eos) + len(self._eos)
         if self._eos in text:
-            return [Piece(text[:end], True), Piece(text[end:], False)]
-        return [Piece(text + self._eos if last else text, True)]
+            return [PromptSegment(text[:end], True), PromptSegment(text[end:], False)]
+        return [PromptSegment(text + self._eos if last else text, True)]
 
     def _turns(self, record: Record) -> list[Turn]:
         assert not isinstance(record, Text)

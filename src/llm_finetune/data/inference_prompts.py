@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_finetune.data.prompt_config import ModelPromptFormat, PromptConfig
-from llm_finetune.data.prompt_segments import Openings
+from llm_finetune.data.prompt_segments import PromptPreambles
 from llm_finetune.data.prompt_templates import prompt_of, why_no_template
 from llm_finetune.data.records import Messages, Record, Turn
 from llm_finetune.data.tokenization import Encoder
@@ -34,7 +34,7 @@ class Asking:
         if prompt_config.format == "chat" and (has_none := why_no_template(tokenizer)):
             raise ModelError(f"{PromptConfig.file_name}: the format is chat, but the tokenizer {has_none}")
         self.format = prompt_config.format
-        self._openings = Openings(prompt_config.with_input, prompt_config.without_input)
+        self._openings = PromptPreambles(prompt_config.with_input, prompt_config.without_input)
         self._encoder = Encoder(tokenizer)
         self._prompt = prompt_of(self.format, self._openings, self._encoder.eos, tokenizer)
 

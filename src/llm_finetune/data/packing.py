@@ -46,7 +46,7 @@ def pack(lengths: Ints, max_length: int) -> tuple[Ints, Ints]:
     return np.argsort(row_of, kind="stable"), _offsets(np.bincount(row_of, minlength=rows))
 
 
-def one_a_row(lengths: Ints) -> tuple[Ints, Ints]:
+def unpacked(lengths: Ints) -> tuple[Ints, Ints]:
     """The same shape without packing: each record has its own row."""
     return np.arange(len(lengths)), np.arange(len(lengths) + 1)
 

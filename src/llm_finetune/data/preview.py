@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from llm_finetune.data import validation_split
 from llm_finetune.data.packing import pack
-from llm_finetune.data.prompt_segments import Piece
+from llm_finetune.data.prompt_segments import PromptSegment
 from llm_finetune.data.records import Record
 from llm_finetune.data.resolved_spec import Recipe, decide
 from llm_finetune.data.sources.iterate import Files, Problems, read_records, where
 from llm_finetune.data.spec import PreparePlan
 from llm_finetune.data.tokenization import TokenSequence
 from llm_finetune.data.tokenized_records import Placed, Sequencer
-from llm_finetune.data.truncation import Fitted
+from llm_finetune.data.truncation import Truncated
 
 CHECKED_RECORDS = 200_000
 MEASURED_RECORDS = 2_000
@@ -37,7 +37,7 @@ class Example:
     """
 
     place: str
-    pieces: list[Piece]
+    pieces: list[PromptSegment]
     cut: str
 
     def __str__(self) -> str:
@@ -167,7 +167,7 @@ def _check(
     return head, np.array(hashes, np.uint64), complete
 
 
-def _describe_cut(fitted: Fitted) -> str:
+def _describe_cut(fitted: Truncated) -> str:
     cuts = {
         "prompt truncated on the left": fitted.prompt_cut,
         "answer truncated": fitted.answer_cut,
@@ -176,7 +176,7 @@ def _describe_cut(fitted: Fitted) -> str:
     return ", ".join(words for words, holds in cuts.items() if holds)
 
 
-def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[Piece]:
+def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[PromptSegment]:
     """The tokens as text, cut where training begins or ends."""
     # Whole beginnings are decoded, and not the parts: some tokenizers strip the space before a text.
     trained = sequence.trained.copy()
@@ -187,7 +187,7 @@ def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[Piece]:
         for end in borders
     ]
     return [
-        Piece(whole[len(before) :], bool(trained[start]))
+        PromptSegment(whole[len(before) :], bool(trained[start]))
         for (before, whole), start in zip(pairwise(texts), borders, strict=False)
     ]
 

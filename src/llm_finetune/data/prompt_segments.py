@@ -9,7 +9,7 @@ from typing import NamedTuple
 from llm_finetune.data.records import Instruction, Messages, Record, Turn
 
 
-class Piece(NamedTuple):
+class PromptSegment(NamedTuple):
     """A part of a prompt. The parts in order are the whole text."""
 
     text: str
@@ -24,12 +24,12 @@ class Written(NamedTuple):
         lost_thoughts: answers whose thoughts the template leaves out.
     """
 
-    prompts: list[list[Piece]]
+    prompts: list[list[PromptSegment]]
     lost_thoughts: int = 0
 
 
 @dataclass(frozen=True)
-class Openings:
+class PromptPreambles:
     """How a prompt begins; empty: with its first section."""
 
     with_input: str

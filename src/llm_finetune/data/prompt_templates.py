@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from llm_finetune.data.chat_template import ChatPrompt
-from llm_finetune.data.prompt_segments import Openings, Piece, Written, joined, with_empty_answer
+from llm_finetune.data.prompt_segments import (
+    PromptPreambles,
+    PromptSegment,
+    Written,
+    joined,
+    with_empty_answer,
+)
 from llm_finetune.data.records import DataType, Instruction, InvalidRecordError, Record, Text, Turn
 from llm_finetune.errors import ModelError
 
@@ -44,7 +50,7 @@ class Prompt(Protocol):
 
 def prompt_of(
     prompt_format: Literal["alpaca", "chat", "text"],
-    openings: Openings,
+    openings: PromptPreambles,
     eos: str,
     tokenizer: Any,
     mask_history: bool = False,
@@ -106,7 +112,7 @@ class PlainText:
         self._eos = eos
 
     def render(self, records: Sequence[Record]) -> list[Written | InvalidRecordError]:
-        return [Written([[Piece(self.ask(record) + self._eos, True)]]) for record in records]
+        return [Written([[PromptSegment(self.ask(record) + self._eos, True)]]) for record in records]
 
     def ask(self, record: Record) -> str:
         assert isinstance(record, Text)
@@ -118,7 +124,7 @@ class SectionsPrompt:
 
     writes_special_tokens = False
 
-    def __init__(self, openings: Openings, eos: str, mask_history: bool) -> None:
+    def __init__(self, openings: PromptPreambles, eos: str, mask_history: bool) -> None:
         self._openings = openings
         self._eos = eos
         self._mask_history = mask_history
@@ -130,30 +136,30 @@ class SectionsPrompt:
         *before, _ = self._pieces(with_empty_answer(record))
         return "".join(piece.text for piece in before)
 
-    def _pieces(self, record: Record) -> list[Piece]:
+    def _pieces(self, record: Record) -> list[PromptSegment]:
         assert not isinstance(record, Text)
         if isinstance(record, Instruction):
             parts = [self._openings.of(record), *_sections(record), "### Response:\n"]
-            return [Piece(joined(parts), False), Piece(record.output + self._eos, True)]
+            return [PromptSegment(joined(parts), False), PromptSegment(record.output + self._eos, True)]
         return self._conversation(record.turns)
 
-    def _conversation(self, turns: Sequence[Turn]) -> list[Piece]:
+    def _conversation(self, turns: Sequence[Turn]) -> list[PromptSegment]:
         parts = [turns[0].content if turns[0].role == "system" else self._openings.without_input]
-        pieces: list[Piece] = []
+        pieces: list[PromptSegment] = []
         for turn in turns:
             if turn.role == "user":
                 parts.append(f"### Instruction:\n{turn.content}")
             elif turn.role == "assistant":
                 prompt = joined([*parts, "### Response:\n"])
-                pieces.append(Piece("\n\n" + prompt if pieces else prompt, False))
-                pieces.append(Piece(turn.content + self._eos, True))
+                pieces.append(PromptSegment("\n\n" + prompt if pieces else prompt, False))
+                pieces.append(PromptSegment(turn.content + self._eos, True))
                 parts = []
         return _with_last_answer(pieces) if self._mask_history else pieces
 
 
-def _with_last_answer(pieces: Sequence[Piece]) -> list[Piece]:
+def _with_last_answer(pieces: Sequence[PromptSegment]) -> list[PromptSegment]:
     *before, last = pieces
-    return [*(Piece(piece.text, False) for piece in before), last]
+    return [*(PromptSegment(piece.text, False) for piece in before), last]
 
 
 def _sections(record: Instruction) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_finetune.data.prompt_segments import Piece
+from llm_finetune.data.prompt_segments import PromptSegment
 from llm_finetune.data.records import InvalidRecordError
 from llm_finetune.data.special_tokens import ControlWords
 from llm_finetune.errors import ModelError
@@ -60,7 +60,7 @@ class Encoder:
         self.control_words = ControlWords(tokenizer, self._backend)
 
     def encode(
-        self, prompts: Iterable[tuple[K, list[Piece]]], specials_written: bool
+        self, prompts: Iterable[tuple[K, list[PromptSegment]]], specials_written: bool
     ) -> Iterator[tuple[K, TokenSequence | InvalidRecordError]]:
         """Tokenize each prompt as a whole, just as it will be when the model is asked.
 
@@ -72,7 +72,7 @@ class Encoder:
         prompts = iter(prompts)
         # The tokenizer's own threads run while Python writes the batch before.
         with ThreadPoolExecutor(1) as pool:
-            waiting: deque[tuple[list[tuple[K, list[Piece]]], Future[list[Any]]]] = deque()
+            waiting: deque[tuple[list[tuple[K, list[PromptSegment]]], Future[list[Any]]]] = deque()
             while batch := list(_batch(prompts)):
                 texts = ["".join(piece.text for piece in prompt) for _, prompt in batch]
                 waiting.append((batch, pool.submit(self._backend.encode_batch, texts)))
@@ -96,7 +96,7 @@ class Encoder:
         return ids if specials_written else [*self.first_ids, *ids]
 
     def _marked(
-        self, batch: list[tuple[K, list[Piece]]], encoded: Future[list[Any]], first: list[int]
+        self, batch: list[tuple[K, list[PromptSegment]]], encoded: Future[list[Any]], first: list[int]
     ) -> Iterator[tuple[K, TokenSequence | InvalidRecordError]]:
         # Numbers of the whole batch in three lists, turned into arrays at once: the records are views.
         ids: list[int] = []
@@ -123,7 +123,7 @@ class Encoder:
             yield key, TokenSequence(input_ids[start:end], trained[start:end])
             start = end
 
-    def _tokens(self, prompt: list[Piece], encoding: Any) -> tuple[list[int], list[int]]:
+    def _tokens(self, prompt: list[PromptSegment], encoding: Any) -> tuple[list[int], list[int]]:
         """The tokens, and the index of the first one of each piece, and the end."""
         words = self.control_words
         if words.were_found and any(words.are_in(piece.text) for piece in prompt):
@@ -158,7 +158,7 @@ def _ids(encoding: Any) -> list[int]:
     return ids
 
 
-def _batch(prompts: Iterator[tuple[K, list[Piece]]]) -> Iterator[tuple[K, list[Piece]]]:
+def _batch(prompts: Iterator[tuple[K, list[PromptSegment]]]) -> Iterator[tuple[K, list[PromptSegment]]]:
     """So many prompts that tokenizing them at once takes a bounded memory."""
     characters = 0
     for key, prompt in islice(prompts, BATCH_RECORDS):

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_finetune.data import prompt_segments, truncation
-from llm_finetune.data.prompt_segments import Openings, Piece
+from llm_finetune.data.prompt_segments import PromptPreambles, PromptSegment
 from llm_finetune.data.prompt_templates import prompt_of
 from llm_finetune.data.records import InvalidRecordError, Origin, Record, size_of
 from llm_finetune.data.resolved_spec import Recipe
 from llm_finetune.data.sources.iterate import Files, Problems, where
 from llm_finetune.data.template_sandbox import StoppedError
 from llm_finetune.data.tokenization import Encoder, TokenSequence
-from llm_finetune.data.truncation import Fitted
+from llm_finetune.data.truncation import Truncated
 from llm_finetune.errors import ModelError
 
 # A record's origin, and the number of the split it goes into.
@@ -49,7 +49,7 @@ class Written(NamedTuple):
     """
 
     place: Placed
-    fitted: Fitted
+    fitted: Truncated
     length: int
     marks: Marks
 
@@ -65,7 +65,7 @@ class Sequencer:
         self._recipe = recipe
         self._encoder = Encoder(tokenizer)
         plan = recipe.plan
-        openings = Openings(plan.prompt_with_input, plan.prompt_without_input)
+        openings = PromptPreambles(plan.prompt_with_input, plan.prompt_without_input)
         self._prompt = prompt_of(
             recipe.prompt_format, openings, self._encoder.eos, tokenizer, plan.mask_history
         )
@@ -103,7 +103,7 @@ class Sequencer:
 
     def _written(
         self, records: Iterable[tuple[Placed, Record]], files: Files, problems: Problems
-    ) -> Iterator[tuple[tuple[Placed, Marks], list[Piece]]]:
+    ) -> Iterator[tuple[tuple[Placed, Marks], list[PromptSegment]]]:
         control_words = self._encoder.control_words
         records = iter(records)
         while batch := list(_batch(records)):
@@ -136,10 +136,10 @@ class Sequencer:
     def _told(self, place: Placed, problem: InvalidRecordError, files: Files) -> str:
         return f"{where(files, place[0])}: {self._encoder.control_words.plain(str(problem))}"
 
-    def _fit(self, sequence: TokenSequence) -> Fitted:
+    def _fit(self, sequence: TokenSequence) -> Truncated:
         plan = self._recipe.plan
         if len(sequence.input_ids) <= plan.max_length:
-            fitted = Fitted([sequence])
+            fitted = Truncated([sequence])
         elif self._recipe.too_long == "split":
             fitted = truncation.split(sequence, plan.max_length)
         else:

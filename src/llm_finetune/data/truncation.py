@@ -11,7 +11,7 @@ from llm_finetune.data.tokenization import TokenSequence
 TooLong = Literal["auto", "truncate", "split", "error"]
 
 
-class Fitted(NamedTuple):
+class Truncated(NamedTuple):
     """What became of one record.
 
     Attributes:
@@ -25,7 +25,7 @@ class Fitted(NamedTuple):
     answer_cut: bool = False
 
 
-def truncate(sequence: TokenSequence, max_length: int, kept_in_front: int) -> Fitted:
+def truncate(sequence: TokenSequence, max_length: int, kept_in_front: int) -> Truncated:
     """Cut the prompt's left, down to a quarter of the row; what is then still too long is cut at its end.
 
     Args:
@@ -39,10 +39,10 @@ def truncate(sequence: TokenSequence, max_length: int, kept_in_front: int) -> Fi
     kept_prompt = max(prompt - excess, min(prompt, max_length // 4), kept_in_front)
     cut = prompt - kept_prompt
     keep = np.r_[0:kept_in_front, kept_in_front + cut : len(ids)][:max_length]
-    return Fitted([TokenSequence(ids[keep], trained[keep])], prompt_cut=cut > 0, answer_cut=excess > cut)
+    return Truncated([TokenSequence(ids[keep], trained[keep])], prompt_cut=cut > 0, answer_cut=excess > cut)
 
 
-def split(sequence: TokenSequence, max_length: int) -> Fitted:
+def split(sequence: TokenSequence, max_length: int) -> Truncated:
     """Cut into consecutive pieces. Each begins with the last token of the one before.
 
     Nothing predicts the first token of a piece; so every token but the record's first is still predicted,
@@ -51,4 +51,4 @@ def split(sequence: TokenSequence, max_length: int) -> Fitted:
     ids, trained = sequence
     starts = range(0, len(ids) - 1, max_length - 1)
     ends = [min(start + max_length, len(ids)) for start in starts]
-    return Fitted([TokenSequence(ids[a:b], trained[a:b]) for a, b in zip(starts, ends, strict=True)])
+    return Truncated([TokenSequence(ids[a:b], trained[a:b]) for a, b in zip(starts, ends, strict=True)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_finetune.data.packing import one_a_row, pack
+from llm_finetune.data.packing import pack, unpacked
 from llm_finetune.data.stats import SplitSummary
 from llm_finetune.data.tokenized_records import Written
 
@@ -68,7 +68,7 @@ class SplitWriter:
         self._files.close()
         offsets = np.frombuffer(self._offsets, np.int64)
         lengths = np.diff(offsets)
-        rows, row_offsets = pack(lengths, max_length) if packing else one_a_row(lengths)
+        rows, row_offsets = pack(lengths, max_length) if packing else unpacked(lengths)
         offsets.tofile(self._folder / "tokens/offsets.bin")
         rows.tofile(self._folder / "rows.bin")
         row_offsets.tofile(self._folder / "row_offsets.bin")
