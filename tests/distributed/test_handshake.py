@@ -32,7 +32,7 @@ def meet(calling: Line, called: Line, calls: bytes | None, is_called: bytes | No
             introduce(calling, "test", HELLO, calls, 5)
         except OSError as error:
             problems.append(f"calling: {error}")
-            calling.hang_up()
+            calling.shutdown()
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -40,7 +40,7 @@ def meet(calling: Line, called: Line, calls: bytes | None, is_called: bytes | No
         assert welcome(called, "test", is_called, 5) == HELLO
     except OSError as error:
         problems.append(f"called: {error}")
-        called.hang_up()
+        called.shutdown()
     thread.join()
     return problems
 
@@ -49,10 +49,10 @@ def meet(calling: Line, called: Line, calls: bytes | None, is_called: bytes | No
 def test_two_of_one_job_believe_each_other(both: bytes | None) -> None:
     calling, called = line_pair()
     assert meet(calling, called, both, both) == []
-    calling.say("ä")
-    called.say("one")
-    called.say("two")
-    assert (called.hear(5), calling.hear(5), calling.hear(5)) == ("ä", "one", "two")
+    calling.send("ä")
+    called.send("one")
+    called.send("two")
+    assert (called.receive(5), calling.receive(5), calling.receive(5)) == ("ä", "one", "two")
 
 
 @pytest.mark.parametrize("calls", [OTHER, None])
@@ -74,7 +74,7 @@ def test_who_answers_without_the_secret_is_not_believed(is_called: bytes | None)
 def meet_quietly(called: Line, is_called: bytes | None) -> None:
     with suppress(OSError):
         welcome(called, "test", is_called, 1)
-        called.say(json.dumps({"nonce": "0" * 64, "proof": "0" * 64}))
+        called.send(json.dumps({"nonce": "0" * 64, "proof": "0" * 64}))
 
 
 def test_a_proof_is_good_for_its_purpose_alone() -> None:
@@ -87,7 +87,7 @@ def test_a_proof_is_good_for_its_purpose_alone() -> None:
             introduce(calling, "ranks", HELLO, SECRET)
         except UnprovenError as error:
             problems.append(str(error))
-        calling.hang_up()
+        calling.shutdown()
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -105,14 +105,14 @@ def test_a_line_that_was_forged_said_again_or_sent_back_ends_the_connection() ->
         if forged == "of nobody":
             calling_socket.sendall(b'{"ended": {}}\n')
         elif forged == "again":
-            calling.say("word")
+            calling.send("word")
             heard = called_socket.recv(1000)
             calling_socket.sendall(heard + heard)
-            assert called.hear(5) == "word"
+            assert called.receive(5) == "word"
         else:
-            called.say("word")
+            called.send("word")
             calling_socket.sendall(calling_socket.recv(1000))
-        assert called.hear(5) == ""
+        assert called.receive(5) == ""
 
 
 def test_whoever_trickles_has_no_more_time_than_others() -> None:
@@ -151,15 +151,15 @@ def test_what_a_stranger_writes_into_the_store_is_not_believed(
     monkeypatch.setenv(job_secret.FILE, str(tmp_path / "secret"))
     store = dist.HashStore()
     first, second = (Rendezvous(store, Ranks(rank, 2, rank, 2), Alarm()) for rank in (0, 1))
-    first.publish("model", "/models/ä")
-    assert second.await_value("model", 5.0) == "/models/ä"
+    first.store_set("model", "/models/ä")
+    assert second.store_wait("model", 5.0) == "/models/ä"
     written = store.get("value/model")
     store.set("value/data", written.decode())  # signed, but for another key
     with pytest.raises(GroupError, match="'value/data' that no rank of this job has written"):
-        second.await_value("data", 5.0)
+        second.store_wait("data", 5.0)
     store.set("place/the end/0", "")
     with pytest.raises(GroupError, match="no rank of this job has written"):
-        second.arrive("the end", 5.0)
+        second.barrier("the end", 5.0)
 
 
 def test_a_secret_that_cannot_be_one_is_refused(tmp_path: Path) -> None:

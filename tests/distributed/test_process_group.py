@@ -29,12 +29,12 @@ KILLED = -signal.SIGKILL
 def test_one_rank_has_no_process_group() -> None:
     with join("ccl", Ranks.from_environment(), 1.0) as group:
         assert not dist.is_initialized()
-        assert group.once("data", lambda: "made", 1.0) == "made"
-        assert group.await_value("data", 1.0) == "made"
-        assert group.sum_([1.5, 2]) == group.max_([1.5, 2]) == [1.5, 2.0]
+        assert group.on_rank_zero("data", lambda: "made", 1.0) == "made"
+        assert group.store_wait("data", 1.0) == "made"
+        assert group.all_reduce_sum([1.5, 2]) == group.all_reduce_max([1.5, 2]) == [1.5, 2.0]
         group.barrier(1.0)
         with pytest.raises(GroupError, match="waited 0 s for 'other'"):
-            group.await_value("other", 0.0)
+            group.store_wait("other", 0.0)
 
 
 def test_all_ranks_agree_and_leave_together(processes: Processes) -> None:
@@ -113,12 +113,12 @@ def test_a_stranger_at_the_door_is_not_taken_for_a_rank(monkeypatch: pytest.Monk
     first, second = (PeerMonitor(*one, grace_seconds=1000.0) for one in zip(ranks, alarms, strict=True))
     door = threading.Thread(target=first.tie, args=(meetings[0], 60.0))
     door.start()
-    host, port, _ = meetings[1].await_value(ADDRESS, 60.0).split()
+    host, port, _ = meetings[1].store_wait(ADDRESS, 60.0).split()
     with socket.create_connection((host, int(port))) as stranger:
         stranger.sendall(b"GET /\xff HTTP/1.1\r\n\r\n")
-    second.tie(meetings[1], 60.0)
+    second.connect(meetings[1], 60.0)
     door.join()
-    second.announce(Failure(1, 5, "the disk is full"))
+    second.announce_failure(Failure(1, 5, "the disk is full"))
     with pytest.raises(GroupError, match="the disk is full") as ended:
         alarms[0].wait(60.0)
     assert ended.value.exit_code == 5

@@ -31,17 +31,17 @@ def healthy(ranks: Ranks) -> None:
         return "/prepared/ä"
 
     with join("gloo", ranks, 60.0) as group:
-        once = group.once("data", make, LONG)
+        once = group.on_rank_zero("data", make, LONG)
         if ranks.rank == ranks.size - 1:
-            group.publish("from the last", "hello")
+            group.store_set("from the last", "hello")
         seen: dict[str, Any] = {
             "rank": ranks.rank,
             "initialized": dist.is_initialized(),
             "once": once,
             "made": made,
-            "last": group.await_value("from the last", LONG),
-            "sum": group.sum_([ranks.rank + 1, 2.0**40 + ranks.rank]),
-            "max": group.max_([float(ranks.rank), -float(ranks.rank)]),
+            "last": group.store_wait("from the last", LONG),
+            "sum": group.all_reduce_sum([ranks.rank + 1, 2.0**40 + ranks.rank]),
+            "max": group.all_reduce_max([float(ranks.rank), -float(ranks.rank)]),
         }
         group.barrier(LONG)
         group.barrier(LONG)
@@ -62,7 +62,7 @@ def raises_in_once(ranks: Ranks) -> None:
         raise DataError("data.json: row 7: no 'output'")
 
     with join("gloo", ranks, 60.0) as group:
-        group.once("data", make, LONG)
+        group.on_rank_zero("data", make, LONG)
 
 
 def raises_elsewhere(ranks: Ranks) -> None:
@@ -71,13 +71,13 @@ def raises_elsewhere(ranks: Ranks) -> None:
         if ranks.rank == 1:
             raise DataError("data.json: row 7: no 'output'")
         if ranks.rank == 2:
-            group.await_value("never", LONG)
-        group.sum_([1.0])
+            group.store_wait("never", LONG)
+        group.all_reduce_sum([1.0])
 
 
 def writer_killed(ranks: Ranks) -> None:
     with join("gloo", ranks, 60.0) as group:
-        group.once("data", kill_self, LONG)
+        group.on_rank_zero("data", kill_self, LONG)
 
 
 def writer_killed_with_child(ranks: Ranks) -> None:
@@ -89,7 +89,7 @@ def writer_killed_with_child(ranks: Ranks) -> None:
         kill_self()
 
     with join("gloo", ranks, 60.0, grace_seconds=3.0) as group:
-        group.once("data", make, LONG)
+        group.on_rank_zero("data", make, LONG)
 
 
 def reader_killed(ranks: Ranks) -> None:
@@ -97,7 +97,7 @@ def reader_killed(ranks: Ranks) -> None:
     with join("gloo", ranks, 60.0) as group:
         if ranks.rank == 1:
             kill_self()
-        group.once("data", lambda: str(group.sum_([1.0])), LONG)
+        group.on_rank_zero("data", lambda: str(group.all_reduce_sum([1.0])), LONG)
 
 
 def with_ccl(ranks: Ranks) -> None:
@@ -106,7 +106,11 @@ def with_ccl(ranks: Ranks) -> None:
 
     with join("ccl", ranks, 60.0) as group:
         state = PartialState(cpu=True)
-        print(json.dumps([dist.get_backend(), state.num_processes, state.process_index, group.sum_([1.0])]))
+        print(
+            json.dumps(
+                [dist.get_backend(), state.num_processes, state.process_index, group.all_reduce_sum([1.0])]
+            )
+        )
 
 
 def ccl_joins(ranks: Ranks) -> None:
@@ -118,7 +122,7 @@ def ccl_peer_killed(ranks: Ranks) -> None:
     with join("ccl", ranks, 60.0, grace_seconds=1.0) as group:
         if ranks.rank == 1:
             kill_self()
-        group.sum_([1.0])
+        group.all_reduce_sum([1.0])
 
 
 SCENARIOS = {

@@ -19,7 +19,7 @@ from llm_finetune.errors import DataError, UserError
 from llm_finetune.runtime import heartbeat, shutdown
 from llm_finetune.runtime.parent_death import exit_with_parent
 from llm_finetune.runtime.rank_progress import begin_loop, end_loop
-from llm_finetune.runtime.termination_message import say
+from llm_finetune.runtime.termination_message import report_error
 
 STEPS = int(os.environ.get("STEPS", "40"))
 STEP_SECONDS = 0.05
@@ -35,13 +35,13 @@ def main() -> int:
         grace, stall = settings["shutdownGraceSeconds"], settings["stallTimeoutMinutes"] * 60
         backend = settings["train"]["ddpBackend"]
         joined = join(backend, ranks, 60.0, grace_seconds=grace, stall_seconds=stall)
-        with heartbeat.beating(ranks):
+        with heartbeat.rank_heartbeat(ranks):
             with joined as group:
                 count(group, out)
             if ranks.is_main_process:
                 run_rank_zero_stages(out)
     except UserError as error:
-        say(error.problems)
+        report_error(error.problems)
         return error.exit_code
     return 0
 
@@ -49,13 +49,15 @@ def main() -> int:
 def count(group: Group, out: Path) -> None:
     kept = out / "progress.json"
     first = int(
-        group.once("step", lambda: str(json.loads(kept.read_text())["step"] if kept.exists() else 0), 60.0)
+        group.on_rank_zero(
+            "step", lambda: str(json.loads(kept.read_text())["step"] if kept.exists() else 0), 60.0
+        )
     )
     begin_loop()
     for step in range(first + 1, STEPS + 1):
         fail(group.ranks.rank, step, out)
-        (size,) = group.sum_([1.0])
-        heartbeat.beat(step)
+        (size,) = group.all_reduce_sum([1.0])
+        heartbeat.record_step(step)
         if group.ranks.is_main_process:
             aside = out / ".progress"
             aside.write_text(json.dumps({"step": step, "size": size}))

@@ -12,7 +12,7 @@ from llm_finetune.distributed import (
     has_bf16,
     lower_libraries,
     processor_features,
-    share,
+    threads_per_process,
 )
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.instruction_set import MAX_CPU_ISA, TORCH
@@ -70,7 +70,7 @@ def test_a_quota_of_the_first_version(tmp_path: Path, quota: str, cores: int) ->
 
 
 def test_every_process_gets_a_thread() -> None:
-    assert [share(16, processes) for processes in (1, 3, 16, 17)] == [16, 5, 1, 1]
+    assert [threads_per_process(16, processes) for processes in (1, 3, 16, 17)] == [16, 5, 1, 1]
 
 
 @pytest.fixture

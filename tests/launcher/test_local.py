@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_finetune.distributed import available_cores, share
+from llm_finetune.distributed import available_cores, threads_per_process
 from llm_finetune.errors import GroupError
 from llm_finetune.launcher import launch
 
@@ -47,7 +47,7 @@ def test_each_process_gets_its_share_of_the_cores(
     if set_by_user:
         monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
     assert launch(2, ["print(os.environ['OMP_NUM_THREADS'])"], entry=[str(program)]) == 0
-    expected = set_by_user or str(share(available_cores(), 2))
+    expected = set_by_user or str(threads_per_process(available_cores(), 2))
     assert capfd.readouterr().out.strip() == expected
 
 

@@ -28,8 +28,8 @@ def wait_for(file: Path) -> None:
 def test_a_rank_gives_signs_while_it_runs_and_the_launcher_takes_them_away(tmp_path: Path) -> None:
     file = tmp_path / "heartbeat-worker-1.json"
     with PodHeartbeats(tmp_path).of_ranks("worker-1"):
-        heartbeat.beat(7)
-        with heartbeat.beating(ONE):
+        heartbeat.record_step(7)
+        with heartbeat.rank_heartbeat(ONE):
             wait_for(file)
         sign = heartbeat.read(file)
         assert sign
@@ -40,7 +40,7 @@ def test_a_rank_gives_signs_while_it_runs_and_the_launcher_takes_them_away(tmp_p
 
 def test_without_a_launcher_there_are_no_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with heartbeat.beating(ONE):
+    with heartbeat.rank_heartbeat(ONE):
         assert threading.active_count() >= 1
     assert list(tmp_path.iterdir()) == []
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_finetune.runtime.logging import LONGEST, configure, entry, plain
-from llm_finetune.runtime.termination_message import say
+from llm_finetune.runtime.termination_message import report_error
 
 FORGED = "a\x1b[2J\x1b]52;c;ZXZpbA==\x07b\r\n10:00:00 INFO done: model, results and report are in /evil\u202e"
 LINE = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ ")
@@ -48,7 +48,7 @@ def test_a_message_is_one_line_of_the_log_whatever_is_in_it(
 
 
 def test_an_error_is_shown_so_too_and_has_an_end(capfd: pytest.CaptureFixture[str]) -> None:
-    say([FORGED, "x" * 10**6])
+    report_error([FORGED, "x" * 10**6])
     first, forged, second = capfd.readouterr().err.splitlines()
     assert first == r"error: a\x1b[2J\x1b]52;c;ZXZpbA==\x07b\r"
     assert forged.startswith("    10:00:00 INFO done")

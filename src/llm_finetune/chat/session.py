@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_finetune.chat.conversation import Conversation
-from llm_finetune.chat.terminal import piped_lines, say, show, typed_lines
+from llm_finetune.chat.terminal import piped_lines, print_status, show, typed_lines
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.distributed import available_cores
@@ -72,7 +72,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
     session = Session(loaded, asking, options)
     at_terminal = sys.stdin.isatty()
     if at_terminal:
-        say(f"{folder}: {kind} model, prompt format {asking.format}; type /help for commands")
+        print_status(f"{folder}: {kind} model, prompt format {asking.format}; type /help for commands")
     for line in typed_lines() if at_terminal else piped_lines():
         try:
             if not session.take(line, stoppable=at_terminal):
@@ -80,7 +80,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
         except UserError as error:
             if not at_terminal:
                 raise
-            say(*error.problems)
+            print_status(*error.problems)
 
 
 class Session:
@@ -107,10 +107,10 @@ class Session:
         if command == "/quit":
             return False
         if command == "/help":
-            say(HELP)
+            print_status(HELP)
         elif command == "/reset":
             self._conversation.exchanges.clear()
-            say("conversation cleared")
+            print_status("conversation cleared")
         elif command == "/save":
             self._save(argument.strip())
         elif command.startswith("/"):
@@ -124,10 +124,10 @@ class Session:
             raise SettingsError("/save: no file given; write /save FILE")
         file = Path(name).expanduser()
         if not self._conversation.exchanges:
-            say("the conversation is empty; nothing was saved")
+            print_status("the conversation is empty; nothing was saved")
             return
         lines = self._conversation.save(file)
-        say(f"{lines} {'record' if lines == 1 else 'records'} added to {file}")
+        print_status(f"{lines} {'record' if lines == 1 else 'records'} added to {file}")
 
     def _answer(self, question: str, stoppable: bool) -> None:
         pieces: list[str] = []
@@ -143,7 +143,7 @@ class Session:
         if answer.strip():
             self._conversation.exchanges.append((question, answer))
         else:
-            say("(no answer)")
+            print_status("(no answer)")
 
     def _pieces(self, question: str) -> Iterator[str]:
         from llm_finetune.generation.decoding import decode, prompt_room
@@ -152,7 +152,9 @@ class Session:
         loaded, longest = self._loaded, self._options.max_new_tokens
         prompt, left_out = self._conversation.prompt(question, prompt_room(loaded.model, longest))
         if left_out:
-            say(f"(the oldest {left_out} of your questions no longer fit in the context and are dropped)")
+            print_status(
+                f"(the oldest {left_out} of your questions no longer fit in the context and are dropped)"
+            )
         asking = self._conversation.asking
         after = prompt if asking.format == "text" else ()
         answer = Answer(loaded.tokenizer, loaded.end_ids, asking.stop, after)
@@ -161,7 +163,7 @@ class Session:
         )
         yield from answer.pieces(token for (token,) in steps)
         if not answer.ended:
-            say("(truncated: --max-new-tokens or the model's context is reached)")
+            print_status("(truncated: --max-new-tokens or the model's context is reached)")
 
     def _sampling(self) -> Sampling:
         """With a seed of its own for each question: the same question twice may be answered in two ways."""

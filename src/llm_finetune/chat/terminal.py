@@ -20,10 +20,10 @@ def typed_lines() -> Iterator[str]:
         try:
             yield input(prompt)
         except EOFError:
-            say("")
+            print_status("")
             return
         except KeyboardInterrupt:
-            say("", "(Ctrl-D ends the chat)")
+            print_status("", "(Ctrl-D ends the chat)")
 
 
 def piped_lines() -> Iterator[str]:
@@ -47,6 +47,6 @@ def show(answer: str, end: str = "") -> None:
         raise SystemExit(128 + signal.SIGPIPE)
 
 
-def say(*lines: str) -> None:
+def print_status(*lines: str) -> None:
     """To the person, on standard error: standard output holds answers and nothing else."""
     tell(*lines)

@@ -258,9 +258,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        from llm_finetune.runtime.termination_message import say
+        from llm_finetune.runtime.termination_message import report_error
 
-        say(error.problems)
+        report_error(error.problems)
         _leave(error.exit_code)
     except Exception:
         with suppress(OSError):  # standard error may be closed
@@ -271,10 +271,10 @@ def main() -> None:
 
 
 def _leave(exit_code: int) -> NoReturn:
-    from llm_finetune.distributed import launched
+    from llm_finetune.distributed import is_launched_as_rank
     from llm_finetune.runtime.watchdog import force_exit
 
-    if launched():
+    if is_launched_as_rank():
         force_exit(exit_code)
     sys.exit(exit_code)
 

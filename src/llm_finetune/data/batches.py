@@ -102,7 +102,7 @@ class _RankAndSize(Protocol):
     def size(self) -> int: ...
 
 
-def deal(
+def make_dataloader(
     split: Split, batch_size: int, ranks: _RankAndSize, pad_id: int, shuffle_seed: int | None
 ) -> DataLoader[Row]:
     """A loader of this rank's batches; each is what `collate` returns."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_finetune.distributed.backends import check_backend
-from llm_finetune.host.cpu import available_cores, has_bf16, processor_features, share
+from llm_finetune.host.cpu import available_cores, has_bf16, processor_features, threads_per_process
 from llm_finetune.host.instruction_set import highest, lower_libraries
-from llm_finetune.runtime.ranks import Ranks, launched
+from llm_finetune.runtime.ranks import Ranks, is_launched_as_rank
 
 if TYPE_CHECKING:
     from llm_finetune.distributed.process_group import Group, join
@@ -22,11 +22,11 @@ __all__ = [
     "check_backend",
     "has_bf16",
     "highest",
+    "is_launched_as_rank",
     "join",
-    "launched",
     "lower_libraries",
     "processor_features",
-    "share",
+    "threads_per_process",
 ]
 
 

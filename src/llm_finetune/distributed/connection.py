@@ -59,7 +59,7 @@ class Line:
         called, calling = _Seal(key, b"called"), _Seal(key, b"calling")
         self._seals = (called, calling) if answers else (calling, called)
 
-    def say(self, words: str) -> None:
+    def send(self, words: str) -> None:
         """Sends a line. A lost peer is no error here: the thread that reads from it reports the loss."""
         with self._speaking:
             content = words.encode()
@@ -68,9 +68,9 @@ class Line:
             try:
                 self._connection.sendall(content + b"\n")
             except OSError:  # half a line may be on its way
-                self.hang_up()
+                self.shutdown()
 
-    def hear(self, timeout_seconds: float | None = None, longest_bytes: int = LONGEST_BYTES) -> str:
+    def receive(self, timeout_seconds: float | None = None, longest_bytes: int = LONGEST_BYTES) -> str:
         """Blocks until a line arrives; empty if the peer hung up, is lost, or sent an invalid line.
 
         Args:
@@ -113,7 +113,7 @@ class Line:
                 return ""
         return line.decode(errors="replace")
 
-    def hang_up(self) -> None:
+    def shutdown(self) -> None:
         """Ends it for both; close alone would leave it open while a thread listens."""
         with suppress(OSError):  # the peer may have hung up first
             self._connection.shutdown(socket.SHUT_RDWR)

@@ -47,7 +47,7 @@ class Alarm:
         self._action: Callable[[Failure], None] | None = None
 
     @contextmanager
-    def answered_by(self, action: Callable[[Failure], None]) -> Iterator[None]:
+    def on_trip(self, action: Callable[[Failure], None]) -> Iterator[None]:
         """While the body runs, a peer's failure calls `action`, in the thread that hears of it."""
         self._action = action
         try:
@@ -60,7 +60,7 @@ class Alarm:
         if self._action is not None and self.failure is not None:
             self._action(self.failure)
 
-    def ring(self, failure: Failure) -> bool:
+    def trip(self, failure: Failure) -> bool:
         """Rings for `failure`, unless an earlier one has rung; returns whether it was the first."""
         with self._lock:
             if self.failure is not None:

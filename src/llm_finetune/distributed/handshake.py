@@ -62,14 +62,14 @@ def introduce(
         TimeoutError: there is no answer.
     """
     if secret is None:
-        line.say(json.dumps({"hello": hello}))
+        line.send(json.dumps({"hello": hello}))
         return
     words = json.dumps({"hello": hello, "nonce": secrets.token_hex(NONCE_BYTES)})
-    line.say(words)
+    line.send(words)
     answer = _heard(line, time.monotonic() + seconds)
     meeting = _Meeting(secret, purpose, words, _nonce(answer))
     meeting.check("called", answer.get("proof"))
-    line.say(json.dumps({"proof": meeting.proof("calling").decode()}))
+    line.send(json.dumps({"proof": meeting.proof("calling").decode()}))
     line.seal(meeting.proof("seal"), answers=False)
 
 
@@ -90,7 +90,7 @@ def welcome(line: Line, purpose: str, secret: bytes | None, seconds: float = SEC
         return hello
     _nonce(said)
     meeting = _Meeting(secret, purpose, words, secrets.token_hex(NONCE_BYTES))
-    line.say(json.dumps({"nonce": meeting.nonce, "proof": meeting.proof("called").decode()}))
+    line.send(json.dumps({"nonce": meeting.nonce, "proof": meeting.proof("called").decode()}))
     meeting.check("calling", _heard(line, end).get("proof"))
     line.seal(meeting.proof("seal"), answers=True)
     return hello
@@ -108,7 +108,7 @@ def _heard(line: Line, end: float) -> dict[str, Any]:
 
 
 def _words(line: Line, end: float) -> str:
-    words = line.hear(max(0.0, end - time.monotonic()), LONGEST_BYTES)
+    words = line.receive(max(0.0, end - time.monotonic()), LONGEST_BYTES)
     if not words:
         raise UnprovenError("it hung up, or sent too much, before it identified itself")
     return words

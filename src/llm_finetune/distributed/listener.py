@@ -61,7 +61,7 @@ class Listener:
         self._server.close()
         with self._lock:
             for line in self._waiting:
-                line.hang_up()
+                line.shutdown()
 
     def _accept(self) -> None:
         while not self._is_closed:
@@ -87,7 +87,7 @@ class Listener:
                 ((crowding, _),) = Counter(self._waiting.values()).most_common(1)
                 oldest = next(one for one, its in self._waiting.items() if its == crowding)
                 del self._waiting[oldest]
-                oldest.hang_up()  # its thread counts it
+                oldest.shutdown()  # its thread counts it
             self._waiting[line] = address
 
     def _meet(self, line: Line) -> None:
@@ -105,7 +105,7 @@ class Listener:
             self._turned_away.count(there, f"it did not say who it is within {handshake.SECONDS:g} s")
         except (handshake.UnprovenError, NotAdmittedError, SettingsError) as error:
             self._turned_away.count(there, str(error))
-        line.hang_up()
+        line.shutdown()
         line.close()
 
 

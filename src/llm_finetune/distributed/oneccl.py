@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from llm_finetune.errors import SettingsError
-from llm_finetune.host.cpu import available_cores, share
+from llm_finetune.host.cpu import available_cores, threads_per_process
 from llm_finetune.runtime.ranks import Ranks
 
 BINDINGS = "oneccl_bindings_for_pytorch"
@@ -38,7 +38,7 @@ def prepare(ranks: Ranks, environment: MutableMapping[str, str] = os.environ) ->
         environment.setdefault(name, str(path))
     # Pinned workers of several processes meet on the same cores.
     _force(environment, "CCL_WORKER_AFFINITY", None, "workers pinned to cores block each other")
-    if share(available_cores(), ranks.local_size) <= FEW_CORES:
+    if threads_per_process(available_cores(), ranks.local_size) <= FEW_CORES:
         # oneCCL's own thread spins on a core that the ranks need. Measured with one core a rank: all-reduces
         # took up to 15 times as long as gloo's with that thread, and less than gloo's without.
         environment.setdefault("CCL_WORKER_OFFLOAD", "0")

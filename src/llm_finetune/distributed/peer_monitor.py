@@ -69,7 +69,7 @@ class PeerMonitor:
         # A forked child (a data loader's worker) would hold the line open after this process has died.
         os.register_at_fork(after_in_child=self._close)
 
-    def tie(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
+    def connect(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
         """Connects all ranks with rank 0, which publishes where it listens, and waits until all are there.
 
         Raises:
@@ -78,11 +78,11 @@ class PeerMonitor:
         if self._ranks.rank == 0:
             say_where_there_is_none()
             self._accept_all(rendezvous, deadline_seconds)
-            rendezvous.publish(ALL_TIED, "")
+            rendezvous.store_set(ALL_TIED, "")
         else:
             self._connect(rendezvous, deadline_seconds)
             # Rank 0 knows who is missing: its word shall come before this rank's own patience ends.
-            rendezvous.await_value(ALL_TIED, deadline_seconds + NEWS_SECONDS)
+            rendezvous.store_wait(ALL_TIED, deadline_seconds + NEWS_SECONDS)
         self.watch()
 
     def watch(self) -> None:
@@ -92,32 +92,32 @@ class PeerMonitor:
             self._stalls = Stalls(ranks.rank, ranks.size, self._hosts, self._stall_seconds)
             threading.Thread(target=self._look, args=(self._stalls,), daemon=True).start()
 
-    def announce(self, failure: Failure) -> None:
+    def announce_failure(self, failure: Failure) -> None:
         """Tells the peers that this rank leaves before the work is done."""
         self._leaving = True
-        if self._alarm.ring(failure):
+        if self._alarm.trip(failure):
             self._pass_on(failure)
-        self._hang_up()
+        self._disconnect()
 
     def report(self, failure: Failure, patience_seconds: float) -> None:
         """As `announce`, but lets rank 0 leave first: it may have something to keep before it goes."""
         self._leaving = True
-        if self._alarm.ring(failure):
+        if self._alarm.trip(failure):
             self._pass_on(failure)
         if self._ranks.rank != 0:
             for listener in self._listeners:
                 listener.join(patience_seconds)
-        self._hang_up()
+        self._disconnect()
 
-    def farewell(self) -> None:
+    def leave(self) -> None:
         """Leaves when the work is done. Rank 0 goes last: it holds the store and the other ends."""
         self._leaving = True
         if self._ranks.rank == 0:
             for listener in self._listeners:
                 listener.join(FAREWELL_SECONDS)
         else:
-            self._lines[0].say(json.dumps({"farewell": True}))
-        self._hang_up()
+            self._lines[0].send(json.dumps({"farewell": True}))
+        self._disconnect()
 
     def _accept_all(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
         host = address_towards(master()[0])
@@ -134,7 +134,7 @@ class PeerMonitor:
         address = f"{host} {server.getsockname()[1]} {token}"
         door = Listener(server, PURPOSE, admit)
         try:
-            rendezvous.publish(ADDRESS, address)
+            rendezvous.store_set(ADDRESS, address)
             while len(self._lines) < self._ranks.size - 1:
                 self._alarm.wait(0.0)  # a rank that joined may be lost already
                 try:
@@ -149,7 +149,7 @@ class PeerMonitor:
                         f"Is each started, and can it reach rank 0 at {host}?"
                     ) from None
                 if rank in self._lines:  # the first connection under this number stays
-                    line.hang_up()
+                    line.shutdown()
                 else:
                     self._hold(rank, there, line)
         finally:
@@ -167,7 +167,7 @@ class PeerMonitor:
         return rank, host
 
     def _connect(self, rendezvous: Rendezvous, deadline_seconds: float) -> None:
-        place = rendezvous.await_value(ADDRESS, deadline_seconds).split()
+        place = rendezvous.store_wait(ADDRESS, deadline_seconds).split()
         if len(place) != 3 or not place[1].isdecimal():
             raise GroupError("the rendezvous store says nothing that rank 0 says of where it listens")
         host, port, token = place
@@ -203,7 +203,7 @@ class PeerMonitor:
 
     def _listen(self, peer: int, line: Line) -> None:
         """Blocks until the peer leaves, fails or is lost; runs in a thread of its own."""
-        while words := line.hear():
+        while words := line.receive():
             word = parsed(words)
             if progress := Progress.from_word(word.get("progress")):
                 if self._stalls:
@@ -230,7 +230,7 @@ class PeerMonitor:
             mine = rank_progress.now()
             stalls.heard(self._ranks.rank, mine)
             for line in self._lines.values():
-                line.say(json.dumps({"progress": asdict(mine)}))
+                line.send(json.dumps({"progress": asdict(mine)}))
             if not self._leaving and (failure := stalls.verdict()):
                 log.error("%s", failure.message)
                 self._heard_of(failure)
@@ -242,7 +242,7 @@ class PeerMonitor:
             # Passed on before the alarm rings here: once it rings, this process may end.
             if self._alarm.failure is None:
                 self._pass_on(failure, except_to=peer)
-            first = self._alarm.ring(failure)
+            first = self._alarm.trip(failure)
         if first:
             words = (
                 f"{failure.message} This rank was killed: it did not exit within {self._grace_seconds:g} s."
@@ -261,11 +261,11 @@ class PeerMonitor:
     def _pass_on(self, failure: Failure, except_to: int | None = None) -> None:
         for rank, line in list(self._lines.items()):  # still growing while ranks join
             if rank != except_to:
-                line.say(json.dumps({"failure": asdict(failure)}))
+                line.send(json.dumps({"failure": asdict(failure)}))
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         for line in self._lines.values():
-            line.hang_up()
+            line.shutdown()
 
     def _close(self) -> None:
         for line in self._lines.values():

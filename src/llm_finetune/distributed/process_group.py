@@ -49,42 +49,42 @@ class Group:
         if self._lifeline:
             self._lifeline.report(Failure(self.ranks.rank, exit_code, message), patience_seconds)
 
-    def failure_answered_by(self, action: Callable[[Failure], None]) -> AbstractContextManager[None]:
+    def on_failure(self, action: Callable[[Failure], None]) -> AbstractContextManager[None]:
         """While the body runs, `action` is called once, in a thread of its own, when a peer fails."""
-        return self._rendezvous.alarm.answered_by(action)
+        return self._rendezvous.alarm.on_trip(action)
 
-    def publish(self, key: str, value: str) -> None:
+    def store_set(self, key: str, value: str) -> None:
         """Leaves `value` under `key` for all ranks; each key is for one use."""
-        self._rendezvous.publish(key, value)
+        self._rendezvous.store_set(key, value)
 
-    def await_value(self, key: str, deadline_seconds: float) -> str:
+    def store_wait(self, key: str, deadline_seconds: float) -> str:
         """Waits, without burning a core, for what another rank publishes under `key`.
 
         Raises:
             GroupError: when the deadline has passed; at once when a rank fails or is lost, and then with
                 that rank's exit code.
         """
-        return self._rendezvous.await_value(key, deadline_seconds)
+        return self._rendezvous.store_wait(key, deadline_seconds)
 
-    def once(self, key: str, make: Callable[[], str], deadline_seconds: float) -> str:
+    def on_rank_zero(self, key: str, make: Callable[[], str], deadline_seconds: float) -> str:
         """What `make` returns on rank 0, the only rank that calls it; the others wait for it.
 
         An error in `make` is for the body of `join` to let through: that tells the others.
 
         Raises:
-            GroupError: on the other ranks, as `await_value` does.
+            GroupError: on the other ranks, as `store_wait` does.
         """
         if not self.ranks.is_main_process:
-            return self.await_value(key, deadline_seconds)
+            return self.store_wait(key, deadline_seconds)
         value = make()
-        self.publish(key, value)
+        self.store_set(key, value)
         return value
 
-    def sum_(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all ranks, in float64, on every rank; all ranks pass equally many values."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
-    def max_(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_max(self, values: Sequence[float]) -> list[float]:
         """The maxima over all ranks, in float64, on every rank."""
         return self._reduced(values, dist.ReduceOp.MAX)
 
@@ -95,7 +95,7 @@ class Group:
             GroupError: when the deadline has passed, naming who is missing, or when a rank is lost.
         """
         self._barriers += 1
-        self._rendezvous.arrive(f"barrier {self._barriers}", deadline_seconds)
+        self._rendezvous.barrier(f"barrier {self._barriers}", deadline_seconds)
 
     def _reduced(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         tensor = torch.tensor(list(values), dtype=torch.float64)
@@ -139,15 +139,15 @@ def join(
         try:
             yield Group(ranks, rendezvous)
         finally:
-            lifeline.farewell()
+            lifeline.leave()
         return
     group = Group(ranks, rendezvous, lifeline)
     with _tied(lifeline, ranks, alarm):
-        lifeline.tie(rendezvous, deadline_seconds)
+        lifeline.connect(rendezvous, deadline_seconds)
         backends.prepare(backend, ranks)
         _initialize(backend, ranks, rendezvous.store, deadline_seconds)
         yield group
-        rendezvous.arrive("the end", leave_seconds)
+        rendezvous.barrier("the end", leave_seconds)
         dist.destroy_process_group()
 
 
@@ -189,11 +189,11 @@ def _tied(lifeline: PeerMonitor, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
     except BaseException as error:
         cause = _peers_failure(error, alarm)
         message = f"rank {ranks.rank} failed: {_summary(cause)}"
-        lifeline.announce(Failure(ranks.rank, _exit_code(cause), message))
+        lifeline.announce_failure(Failure(ranks.rank, _exit_code(cause), message))
         if cause is error:
             raise
         raise cause from error
-    lifeline.farewell()
+    lifeline.leave()
 
 
 def _peers_failure(error: BaseException, alarm: Alarm) -> BaseException:

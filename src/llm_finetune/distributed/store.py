@@ -63,11 +63,11 @@ class Rendezvous:
         self.alarm = alarm
         self._secret = job_secret() if ranks.size > 1 else None
 
-    def publish(self, key: str, value: str) -> None:
+    def store_set(self, key: str, value: str) -> None:
         """Leaves `value` for all ranks."""
         self._set(f"value/{key}", value)
 
-    def await_value(self, key: str, deadline_seconds: float) -> str:
+    def store_wait(self, key: str, deadline_seconds: float) -> str:
         """Waits for what another rank publishes.
 
         Raises:
@@ -83,7 +83,7 @@ class Rendezvous:
         self._wait([f"value/{key}"], deadline_seconds, late)
         return self._get(f"value/{key}")
 
-    def arrive(self, place: str, deadline_seconds: float) -> None:
+    def barrier(self, place: str, deadline_seconds: float) -> None:
         """Waits until all ranks have arrived at `place`, each once.
 
         Raises:

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 
 from llm_finetune.data import Split
-from llm_finetune.data.batches import deal
+from llm_finetune.data.batches import make_dataloader
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.evaluation.result import ValidationLoss
 from llm_finetune.kernels.precision import Precision
@@ -32,13 +32,13 @@ def evaluate(
     totals: dict[str, float] = defaultdict(float)
     items = 0
     with torch.inference_mode(), precision.context():
-        for batch in deal(split, batch_size, group.ranks, pad_id, shuffle_seed=None):
+        for batch in make_dataloader(split, batch_size, group.ranks, pad_id, shuffle_seed=None):
             found = objective.metrics(model, {name: part.to(device) for name, part in batch.items()})
             for name, values in found.items():
                 totals[name] += values.double().sum().item()
             items += len(found["loss"])
             alive()
     model.train(was_training)
-    *sums, count = group.sum_([*totals.values(), items])
+    *sums, count = group.all_reduce_sum([*totals.values(), items])
     means = {name: total / count for name, total in zip(totals, sums, strict=True)}
     return ValidationLoss(loss=means.pop("loss"), tokens=int(count), metrics=means)

@@ -32,7 +32,7 @@ def available_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.
     return max(1, int(min([len(os.sched_getaffinity(0)), *bounds])))
 
 
-def share(cores: int, processes: int) -> int:
+def threads_per_process(cores: int, processes: int) -> int:
     """Threads for each of `processes` processes on `cores` cores: at least one."""
     return max(1, cores // processes)
 

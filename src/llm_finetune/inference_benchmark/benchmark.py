@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_finetune.config import BenchmarkSettings
-from llm_finetune.distributed import available_cores, share
+from llm_finetune.distributed import available_cores, threads_per_process
 from llm_finetune.errors import SettingsError
 from llm_finetune.host.numa import nodes
 from llm_finetune.inference_benchmark.memory_bandwidth import memory_bandwidth
@@ -56,7 +56,7 @@ def shares_of_cores(settings: BenchmarkSettings) -> list[Cores]:
     there, instances = available_cores(), settings.num_instances
     each = settings.cores_per_instance
     if each == -1:
-        each = share(there, instances)
+        each = threads_per_process(there, instances)
     if instances * each > there:
         raise SettingsError(
             f"distributed.benchmark.numInstances: {instances} instances with {_counted(each)} each "

@@ -79,7 +79,7 @@ class CoordinatorClient:
             if isinstance(word, Round | Outcome):
                 return word
             if isinstance(word, GoneError):
-                self._hang_up()
+                self._disconnect()
                 away_seconds = time.monotonic() - (self._away_since or math.inf)
                 if away_seconds > self._patience_seconds:  # it answers, and never says a word
                     raise GroupError(f"{word}; no answer for {away_seconds:.0f} s")
@@ -101,7 +101,7 @@ class CoordinatorClient:
             with suppress(OSError):  # before there is a coordinator, none waits for this worker
                 self._call()
         if self._line is not None:
-            self._line.say(json.dumps({"ended": asdict(ending)}))
+            self._line.send(json.dumps({"ended": asdict(ending)}))
 
     def _connect(self) -> None:
         """Connects to the coordinator, unless it is connected already."""
@@ -138,18 +138,18 @@ class CoordinatorClient:
     def _listen(self, line: Line, heard: SimpleQueue[Word]) -> None:
         there = "the coordinator at {}:{}".format(*self._endpoint)
         try:
-            while words := line.hear(self._silence_seconds):
+            while words := line.receive(self._silence_seconds):
                 self._away_since = None
                 if (word := understood(words)) is not None:
                     heard.put(word)
             heard.put(GoneError(f"lost connection to {there}"))
         except TimeoutError:
             heard.put(GoneError(f"{there} sent no message for {self._silence_seconds:g} s"))
-        line.hang_up()
+        line.shutdown()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._line is not None:
-            self._line.hang_up()
+            self._line.shutdown()
             self._line.close()
             self._line = None
 

@@ -85,12 +85,12 @@ class CoordinatorServer:
         """Hangs up on a worker; one that is alive may reconnect."""
         line = self._lines.pop(name, None)
         if line is not None:
-            line.hang_up()
+            line.shutdown()
 
     def tell(self, names: set[str], word: dict[str, Any]) -> None:
         """Says it to those of them that are here."""
         for name in names & self.here:
-            self._lines[name].say(json.dumps(word))
+            self._lines[name].send(json.dumps(word))
 
     def _hear(self, hello: dict[str, Any], line: Line) -> None:
         """Hears one worker to its end."""
@@ -103,13 +103,13 @@ class CoordinatorServer:
             raise NotAdmittedError(why)
         self._open.add(line)
         self._events.put(Event(name, line, Outcome(GroupError.exit_code, "was restarted"), has_come=True))
-        while words := line.hear():
+        while words := line.receive():
             ending = Outcome.from_word(parsed(words).get("ended"))
             if ending is None:  # what no worker says
                 break
             self._events.put(Event(name, line, ending))
         self._open.discard(line)
-        line.hang_up()
+        line.shutdown()
         self._events.put(Event(name, line, Outcome(GroupError.exit_code, GONE), is_gone=True))
 
     def _give_pulse(self) -> None:
@@ -117,12 +117,12 @@ class CoordinatorServer:
         while True:
             time.sleep(PULSE_SECONDS)
             for line in list(self._open):
-                line.say(json.dumps({"pulse": True}))
+                line.send(json.dumps({"pulse": True}))
 
 
 def _turn_away(line: Line, why: str) -> None:
-    line.say(json.dumps({"leave": asdict(Outcome(GroupError.exit_code, why))}))
-    line.hang_up()
+    line.send(json.dumps({"leave": asdict(Outcome(GroupError.exit_code, why))}))
+    line.shutdown()
 
 
 def _listening(port: int) -> socket.socket:

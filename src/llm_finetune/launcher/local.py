@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_finetune.distributed import available_cores, launched, share
+from llm_finetune.distributed import available_cores, is_launched_as_rank, threads_per_process
 from llm_finetune.distributed.job_secret import new_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.host.interpreter import module
@@ -34,9 +34,9 @@ def launch(processes: int, argv: Sequence[str], *, entry: Sequence[str] = ENTRY)
     Raises:
         GroupError: if this process is itself a rank of a group.
     """
-    if launched():
+    if is_launched_as_rank():
         raise GroupError("RANK or WORLD_SIZE is set: this process is a rank already and starts no others.")
-    os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(available_cores(), processes)))
     from llm_finetune.launcher.elastic_agent import run_round
     from llm_finetune.launcher.rank_logs import RankLogs
 

@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 
 from llm_finetune.config import Loaded, Settings, handing_on
-from llm_finetune.distributed import Ranks, available_cores, launched, share
+from llm_finetune.distributed import Ranks, available_cores, is_launched_as_rank, threads_per_process
 from llm_finetune.host import allocator
 from llm_finetune.launcher import launch
 from llm_finetune.launcher.output_paths import resolved
@@ -38,14 +38,14 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
     settings = resolved(loaded.settings)
     ranks = Ranks.from_environment()
     configure(settings.log_level, ranks.rank)
-    processes = ranks.size if launched() else settings.processes_per_worker
+    processes = ranks.size if is_launched_as_rank() else settings.processes_per_worker
     check_machine(settings, processes)
     better_allocator = allocator.wanted(settings.train.optimizations.memory_allocator, os.environ)
-    is_rank = launched() or processes == 1
+    is_rank = is_launched_as_rank() or processes == 1
     if is_rank and not check:
         with handing_on(loaded):
             allocator.start_again_with(better_allocator)
-    if not launched():
+    if not is_launched_as_rank():
         for line in (*loaded.warnings, *machine_warnings(settings)):
             log.warning("%s", line)
     if check:
@@ -61,7 +61,7 @@ def start(loaded: Loaded, *, check: bool, fresh: bool) -> int:
             return launch(processes, sys.argv[1:])
     log.info("memory allocator: %s", allocator.described(os.environ))
     # Read by the math libraries when they are loaded, so before torch is.
-    os.environ.setdefault("OMP_NUM_THREADS", str(share(available_cores(), ranks.local_size)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(available_cores(), ranks.local_size)))
     return _run(settings, ranks, fresh)
 
 
@@ -75,6 +75,6 @@ def _run(settings: Settings, ranks: Ranks, fresh: bool) -> int:
         deadline, grace = settings.rendezvous_timeout_minutes * 60, settings.shutdown_grace_seconds
         stall = settings.stall_timeout_minutes * 60
         joined = join(settings.train.ddp_backend, ranks, deadline, grace_seconds=grace, stall_seconds=stall)
-        with heartbeat.beating(ranks):
+        with heartbeat.rank_heartbeat(ranks):
             pipeline.run(settings, STAGES, joined, ahead, fresh=fresh)
     return 0

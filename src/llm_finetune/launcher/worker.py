@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_finetune.config import Settings, load_merged
-from llm_finetune.distributed import available_cores, share
+from llm_finetune.distributed import available_cores, threads_per_process
 from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
 from llm_finetune.errors import SettingsError, UserError
 from llm_finetune.launcher import ld_preload
@@ -86,7 +86,7 @@ def _work(options: Options) -> Outcome:
     member = CoordinatorClient(place.name, place.endpoint, digest, patience, stall)
     ld_preload.drop_missing()
     cores, processes = available_cores(), settings.processes_per_worker
-    threads = os.environ.setdefault("OMP_NUM_THREADS", str(share(cores, processes)))
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(cores, processes)))
     log.info("%s: %d cores, %s threads for each of %d processes", place.name, cores, threads, processes)
     wanted, copying = awaited_on(options.volume, settings), Copying(options.data_pod, options.namespace)
     try:

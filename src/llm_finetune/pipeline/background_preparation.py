@@ -16,7 +16,7 @@ from llm_finetune.config import Settings
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import DataError
 from llm_finetune.runtime.parent_death import end_with
-from llm_finetune.runtime.signals import heeded
+from llm_finetune.runtime.signals import handled_signals
 
 BackgroundPreparation = Callable[[], Path | None]
 SECONDS_TO_EXIT = 5.0
@@ -65,7 +65,7 @@ def _awaited(answer: Connection) -> Path | None:
 
 
 def _prepare(settings: Settings, parent: int, sender: Connection) -> None:
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, signal.SIG_IGN)  # a terminal sends it to both: the parent sees to it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written goes away
     end_with(parent, signal.SIGTERM)

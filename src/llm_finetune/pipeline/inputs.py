@@ -65,7 +65,9 @@ def load_inputs(settings: Settings, group: Group, preparation: BackgroundPrepara
     """
     deadline = settings.preparation_timeout_minutes * 60
     name, revision, trust = settings.model_name_or_path, settings.model_revision, settings.trust_remote_code
-    folder = Path(group.once("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline))
+    folder = Path(
+        group.on_rank_zero("model", lambda: str(fetch(name, revision, weights=True, code=trust)), deadline)
+    )
     config, tokenizer, meta_model = describe_model(settings, folder)
     check(folder, meta_model)
     if not (settings.train.data_file or settings.train.dataset_name):
@@ -77,7 +79,7 @@ def load_inputs(settings: Settings, group: Group, preparation: BackgroundPrepara
         made = preparation() if fitted is settings else None
         return str(made or prepare_data(fitted, tokenizer))
 
-    rows = Path(group.once("data", prepared_once, deadline))
+    rows = Path(group.on_rank_zero("data", prepared_once, deadline))
     # Rank 0 has just read every byte. Another machine may see another folder: one rank there reads it too.
     prepared = open_prepared(rows, verify=group.ranks.local_rank == 0 and not group.ranks.is_main_process)
     log_summary(prepared.summary)

@@ -116,7 +116,7 @@ def _find_run(settings: Settings, wanted: Sequence[Stage], inputs: Inputs, group
         outputs.update({stage.name: stage.output(settings, sources) for stage in wanted})
         return _inspect_output(settings, inputs, list(outputs.values()), fresh).to_json()
 
-    found = group.once("output folder", look, deadline_seconds=3600)
+    found = group.on_rank_zero("output folder", look, deadline_seconds=3600)
     directory = RunDirectory.from_json(Path(settings.train.output_dir), found)
     left = _stages_left(wanted, directory)
     return Run(settings, inputs, directory, group, _precision(settings, group), outputs, left)
@@ -170,5 +170,5 @@ def _precision(settings: Settings, group: Group) -> Precision:
     bf16 = settings.train.bf16
     if bf16 == "auto":
         # All ranks or none: the same weights in two formats would not be the same model.
-        bf16 = group.sum_([has_bf16()])[0] == group.ranks.size
+        bf16 = group.all_reduce_sum([has_bf16()])[0] == group.ranks.size
     return choose_precision(bf16, trains_all_weights=settings.do_train and not settings.train.use_lora)

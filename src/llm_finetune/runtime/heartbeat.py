@@ -46,13 +46,13 @@ class Heartbeat:
         return f"last seen {where}, with {self.memory}{hint if self.memory.is_short else ''}"
 
 
-def beat(step: int) -> None:
+def record_step(step: int) -> None:
     """Notes that a step is done; costs nothing."""
     rank_progress.step_done(step)
 
 
 @contextmanager
-def beating(ranks: Ranks) -> Iterator[None]:
+def rank_heartbeat(ranks: Ranks) -> Iterator[None]:
     """While the body runs, a machine's first rank writes signs of life, where its launcher wants them."""
     name = os.environ.get(FILE)
     if name is None or ranks.local_rank != 0:

@@ -36,7 +36,7 @@ class Ranks:
         Raises:
             SettingsError: where they are incomplete, not numbers, or do not fit together.
         """
-        if not launched(environment):
+        if not is_launched_as_rank(environment):
             return cls(0, 1, 0, 1)
         if missing := [name for name in VARIABLES if name not in environment]:
             found = ", ".join(f"{name}={environment[name]}" for name in VARIABLES if name in environment)
@@ -52,7 +52,7 @@ class Ranks:
         return ranks
 
 
-def launched(environment: Mapping[str, str] = os.environ) -> bool:
+def is_launched_as_rank(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun, or our own launcher, started this process as one of a group."""
     return "RANK" in environment or "WORLD_SIZE" in environment
 

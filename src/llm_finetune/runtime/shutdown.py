@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from llm_finetune.runtime.signals import NUMBERS, heeded
-from llm_finetune.runtime.termination_message import say
+from llm_finetune.runtime.signals import NUMBERS, handled_signals
+from llm_finetune.runtime.termination_message import report_error
 from llm_finetune.runtime.watchdog import force_exit
 
 # A download's threads go on to the end of their files, and the interpreter would wait for them.
@@ -30,12 +30,12 @@ class _State:
 
 def install_handlers() -> None:
     """From now on a signal ends the process in order, with the code 128 + n; a second one at once."""
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, _leave)
 
 
 @contextmanager
-def attended(action: Callable[[int], NoReturn]) -> Iterator[None]:
+def on_signal(action: Callable[[int], NoReturn]) -> Iterator[None]:
     """While the body runs, the first signal calls `action`, in a thread of its own; a second one ends all.
 
     The main thread may be in the middle of a backward pass or a collective, and not come back for hours: a
@@ -100,7 +100,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _end(number: int) -> NoReturn:
-    say([f"{describe_signal(number)} (finished stages are preserved)"])
+    report_error([f"{describe_signal(number)} (finished stages are preserved)"])
     last = threading.Timer(SECONDS_TO_EXIT, force_exit, (128 + number,))
     last.daemon = True
     last.start()

@@ -16,7 +16,7 @@ def name_of(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Those that this process listens to: under nohup a closed terminal is no reason to stop."""
     return [one for one in NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
 
@@ -44,7 +44,7 @@ def raised_signals() -> Iterator[None]:
             os.write(2, f"{signal.Signals(number).name}: stopping; a second signal leaves at once\n".encode())
         raise SignaledError(number)
 
-    before = {number: signal.signal(number, handle) for number in heeded()}
+    before = {number: signal.signal(number, handle) for number in handled_signals()}
     try:
         yield
     finally:

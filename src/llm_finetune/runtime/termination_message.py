@@ -27,7 +27,7 @@ def leave_to_launcher(problems: Sequence[str]) -> None:
             write_json(Path(file), {"message": "\n".join(problems), "timestamp": int(time.time())})
 
 
-def say(problems: Sequence[str]) -> None:
+def report_error(problems: Sequence[str]) -> None:
     """Tells the user, and the launcher where there is one, what ends this process."""
     leave_to_launcher(problems)
     tell(*(f"error: {problem}" for problem in problems))

@@ -41,7 +41,7 @@ class Evaluate(Stage):
         def look() -> str:
             return "saved" if holds_base(path, run.outputs[self.name].inputs) else ""
 
-        if run.directory.continues and run.group.once("base evaluation", look, deadline_seconds=3600):
+        if run.directory.continues and run.group.on_rank_zero("base evaluation", look, deadline_seconds=3600):
             run.base_evaluation = load_base_evaluation(path) if run.is_main_process else None
             return
         run.base_evaluation = _evaluated("base", run.base_model(), run)

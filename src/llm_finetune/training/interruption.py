@@ -12,7 +12,7 @@ from llm_finetune.distributed.failure import Failure
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import UserError
 from llm_finetune.runtime import shutdown
-from llm_finetune.runtime.termination_message import say
+from llm_finetune.runtime.termination_message import report_error
 from llm_finetune.runtime.watchdog import force_exit
 
 
@@ -32,8 +32,8 @@ class InterruptionHandler:
         self._handlers = ExitStack()
 
     def __enter__(self) -> None:
-        self._handlers.enter_context(shutdown.attended(self._on_signal))
-        self._handlers.enter_context(self._group.failure_answered_by(self._on_peer_failure))
+        self._handlers.enter_context(shutdown.on_signal(self._on_signal))
+        self._handlers.enter_context(self._group.on_failure(self._on_peer_failure))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -54,9 +54,9 @@ class InterruptionHandler:
         try:
             self._save()
             self._group.report(128 + number, f"rank {rank} was {cause}")
-            say([f"{cause}, after step {self._last_step()}"])
+            report_error([f"{cause}, after step {self._last_step()}"])
         except UserError as error:
-            say(error.problems)
+            report_error(error.problems)
         finally:
             force_exit(128 + number)
 
@@ -65,8 +65,8 @@ class InterruptionHandler:
             return  # nothing to save, and the failure ends the main thread too
         try:
             self._save()
-            say([failure.message])
+            report_error([failure.message])
         except UserError as error:
-            say([failure.message, *error.problems])
+            report_error([failure.message, *error.problems])
         finally:
             force_exit(failure.exit_code)

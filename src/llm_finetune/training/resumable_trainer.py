@@ -27,7 +27,7 @@ from llm_finetune.checkpoints.optimizer_state import load_optimizer
 from llm_finetune.checkpoints.save_lock import SaveLock
 from llm_finetune.checkpoints.training_state import Progress
 from llm_finetune.data import Split
-from llm_finetune.data.batches import DistributedBatchSampler, deal
+from llm_finetune.data.batches import DistributedBatchSampler, make_dataloader
 from llm_finetune.distributed.process_group import Group
 from llm_finetune.errors import LossError, SettingsError
 from llm_finetune.kernels.precision import Precision
@@ -107,7 +107,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         batch_size, seed = self.args.per_device_train_batch_size, self.args.seed
-        loader = deal(self.rows, batch_size, self.group.ranks, self.inputs.pad_id, seed)
+        loader = make_dataloader(self.rows, batch_size, self.group.ranks, self.inputs.pad_id, seed)
         assert isinstance(loader.batch_sampler, DistributedBatchSampler)
         self.batches = loader.batch_sampler
         return loader
@@ -215,7 +215,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             raise self._unused_weights_error()
         is_due = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
         mine = [self.step_loss / ranks.size, self.tokens_seen, ranks.is_main_process and is_due]
-        self.step_loss, tokens, due = self.group.sum_(mine)
+        self.step_loss, tokens, due = self.group.all_reduce_sum(mine)
         self.tokens_of_all, self.save_is_due = int(tokens), bool(due)
         self.save_lock.begin_update()
         self.has_stepped = True
@@ -315,7 +315,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         if self.args.load_best_model_at_end and self.state.best_global_step:
             best = Path(self.args.output_dir) / directories.name_of(self.state.best_global_step)
             # Rank 0, which may still be writing it, checks it once: so all ranks load the same model.
-            wrong = self.group.once("best checkpoint", lambda: manifest.problem(best) or "", 3600)
+            wrong = self.group.on_rank_zero("best checkpoint", lambda: manifest.problem(best) or "", 3600)
             if wrong:
                 log.warning(
                     "%s, which had the lowest loss, is corrupt: %s; using the model of the last step",

@@ -72,8 +72,8 @@ def train(
         steps=done.step,
         sequences_per_step=trainer.step_rows,
         seconds=seconds,
-        tokens_per_second=group.sum_([trainer.tokens_seen])[0] / seconds,
-        peak_memory_bytes=int(group.max_([peak_memory_bytes()])[0]),
+        tokens_per_second=group.all_reduce_sum([trainer.tokens_seen])[0] / seconds,
+        peak_memory_bytes=int(group.all_reduce_max([peak_memory_bytes()])[0]),
     )
     entries = [entry for entry in trainer.state.log_history if {"loss", "eval_loss"} & set(entry)]
     return result, TrainingHistory([_curve_point(entry) for entry in entries])
@@ -99,7 +99,7 @@ class RowTrainer(ResumableTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: Any) -> int:
         """The objective's items in the step's micro-batches, over all ranks."""
         items = sum(self.inputs.objective.count(batch) for batch in batch_samples)
-        return int(self.group.sum_([items])[0])
+        return int(self.group.all_reduce_sum([items])[0])
 
     def compute_loss(
         self,
@@ -154,7 +154,7 @@ class ProgressReports(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.display.step(state.global_step)
-        heartbeat.beat(state.global_step)
+        heartbeat.record_step(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         step, steps = state.global_step, state.max_steps
