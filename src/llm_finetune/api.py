@@ -181,12 +181,12 @@ def generate(
     Raises:
         DataError: a prompt does not fit into the model's context, or cannot be written as it wants it.
     """
-    from llm_finetune.chat.conversation import Conversation
+    from llm_finetune.chat.conversation import ChatHistory
     from llm_finetune.generation.decoding import Sampling, prompt_room
     from llm_finetune.generation.detokenization import answers
 
     room = prompt_room(model.model, max_new_tokens)
-    conversation = Conversation(model._asking, system, instruction)
+    conversation = ChatHistory(model._asking, system, instruction)
     return answers(
         model.model,
         model.tokenizer,

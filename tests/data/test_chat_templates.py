@@ -12,7 +12,7 @@ from test_inference_prompts import TURNS, before_answers
 from llm_finetune.data import PreparePlan, Source, preview
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.prompt_config import PromptConfig
-from llm_finetune.data.records import Messages
+from llm_finetune.data.records import Conversation
 from llm_finetune.errors import DataError, ModelError
 
 # Qwen3: an empty thought before the answers behind the last question, and before no other.
@@ -57,7 +57,7 @@ def test_each_answer_stands_behind_what_is_written_when_it_is_asked_for(
     places = [place for place, turn in enumerate(TURNS) if turn.role == "assistant"]
     segments = [row.segments[0] for row in result.train]
     assert [before_answers(segment) for segment in segments] == [
-        [asking.ids(Messages(TURNS[:place]))] for place in places
+        [asking.ids(Conversation(TURNS[:place]))] for place in places
     ]
     for row, answer in zip(result.train, ANSWERS, strict=True):
         assert trained_text(row, tokenizer)[0].endswith(answer + "<|im_end|>")

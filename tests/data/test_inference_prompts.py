@@ -12,18 +12,18 @@ from made_up import Prepare, byte_level, instructions
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.prepared_dataset import Segment
 from llm_finetune.data.prompt_config import PromptConfig
-from llm_finetune.data.records import Instruction, Messages, Record, Text, Turn
+from llm_finetune.data.records import Conversation, Instruction, Message, Record, Text
 from llm_finetune.errors import ModelError
 
 OPENINGS = {"with_input": "Answer with the input.", "without_input": "Answer."}
 TURNS = (
-    Turn("system", "Be kind."),
-    Turn("user", "Hello"),
-    Turn("assistant", "Hi there"),
-    Turn("user", "Größe? 日本"),
-    Turn("assistant", "So long"),
-    Turn("user", "Bye"),
-    Turn("assistant", "la la"),
+    Message("system", "Be kind."),
+    Message("user", "Hello"),
+    Message("assistant", "Hi there"),
+    Message("user", "Größe? 日本"),
+    Message("assistant", "So long"),
+    Message("user", "Bye"),
+    Message("assistant", "la la"),
 )
 
 
@@ -44,7 +44,7 @@ def test_instructions(prepared: Prepare, tokenizer: Any, chat_tokenizer: Any, pr
         record = rows[split.provenance(i)[0][2] - 1]
         asked: list[Record] = [Instruction(record["instruction"], record["input"], "")]
         if not record["input"]:
-            asked.append(Messages((Turn("user", record["instruction"]),)))
+            asked.append(Conversation((Message("user", record["instruction"]),)))
         for question in asked:
             assert [asking.ids(question)] == before_answers(row.segments[0])
 
@@ -62,7 +62,7 @@ def test_every_turn_of_a_conversation(
     openings = OPENINGS if prompt_format == "alpaca" else {"with_input": "", "without_input": ""}
     asking = Asking(using, PromptConfig(format=prompt_format, **openings))
     answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
-    assert [asking.ids(Messages(turns[:i])) for i in answered] == before_answers(segment)
+    assert [asking.ids(Conversation(turns[:i])) for i in answered] == before_answers(segment)
 
 
 def test_text_is_gone_on_with(prepared: Prepare, tokenizer: Any) -> None:
@@ -79,7 +79,7 @@ def test_a_model_that_does_not_say_is_asked_by_its_template_or_as_text(
     assert (chat.format, text.format) == ("chat", "text")
     turns = [{"role": "user", "content": "Hello"}]
     expected = chat_tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-    assert chat.ids(Messages((Turn("user", "Hello"),))) == expected
+    assert chat.ids(Conversation((Message("user", "Hello"),))) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from llm_finetune.data import PreparePlan, Source, preview
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.prompt_config import PromptConfig
-from llm_finetune.data.records import Instruction, Messages, Text, Turn
+from llm_finetune.data.records import Conversation, Instruction, Message, Text
 from llm_finetune.data.special_tokens import ControlWords
 from llm_finetune.data.tokenization import Encoder
 from llm_finetune.errors import DataError
@@ -63,7 +63,7 @@ def control_ids(tokenizer: Any) -> set[int]:
 
 def rows(text: str) -> dict[str, dict[str, Any]]:
     """One record of each type that says the text."""
-    turns = [Turn("system", text), Turn("user", text), Turn("assistant", text)]
+    turns = [Message("system", text), Message("user", text), Message("assistant", text)]
     return {
         "text": {"text": text},
         "alpaca": {"instruction": text, "input": text, "output": text},
@@ -112,7 +112,7 @@ def test_a_model_is_asked_so_too(prepared: Prepare, kind: str) -> None:
     tokenizer = TOKENIZERS[kind]()
     asked = {
         "alpaca": (Instruction(TEXT, TEXT, ""), "alpaca"),
-        "chat": (Messages((Turn("system", TEXT), Turn("user", TEXT))), "chat"),
+        "chat": (Conversation((Message("system", TEXT), Message("user", TEXT))), "chat"),
     }
     for form, (question, prompt_format) in asked.items():
         row = prepared(

@@ -111,7 +111,7 @@ def test_a_stranger_at_the_door_is_not_taken_for_a_rank(monkeypatch: pytest.Monk
     ranks = Ranks(0, 2, 0, 2), Ranks(1, 2, 1, 2)
     meetings = [Rendezvous(store, *one) for one in zip(ranks, alarms, strict=True)]
     first, second = (PeerMonitor(*one, grace_seconds=1000.0) for one in zip(ranks, alarms, strict=True))
-    door = threading.Thread(target=first.tie, args=(meetings[0], 60.0))
+    door = threading.Thread(target=first.connect, args=(meetings[0], 60.0))
     door.start()
     host, port, _ = meetings[1].store_wait(ADDRESS, 60.0).split()
     with socket.create_connection((host, int(port))) as stranger:

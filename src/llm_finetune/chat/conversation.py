@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llm_finetune.data.inference_prompts import Asking
-from llm_finetune.data.records import Instruction, InvalidRecordError, Messages, Record, Text, Turn
+from llm_finetune.data.records import Conversation, Instruction, InvalidRecordError, Message, Record, Text
 from llm_finetune.errors import DataError, OutputError
 
 
 @dataclass
-class Conversation:
+class ChatHistory:
     """Questions and answers so far.
 
     A model of text has no conversations: each line is a text of its own to go on with. With an instruction,
@@ -80,12 +80,12 @@ class Conversation:
         if self.instruction:
             return Instruction(self.instruction, question, answer)
         messages = [
-            Turn(role, text)
+            Message(role, text)
             for one in exchanges
             for role, text in zip(("user", "assistant"), one, strict=True)
         ]
-        system = [Turn("system", self.system)] if self.system else []
-        return Messages((*system, *(messages if answer else messages[:-1])))
+        system = [Message("system", self.system)] if self.system else []
+        return Conversation((*system, *(messages if answer else messages[:-1])))
 
 
 def _line_end_missing(file: BinaryIO) -> str:
@@ -98,6 +98,6 @@ def _line_end_missing(file: BinaryIO) -> str:
 
 def _row(record: Record) -> dict[str, Any]:
     """The record under the column names that training reads."""
-    if isinstance(record, Messages):
-        return {"messages": [turn._asdict() for turn in record.turns]}
+    if isinstance(record, Conversation):
+        return {"messages": [turn._asdict() for turn in record.messages]}
     return record._asdict()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_finetune.chat.conversation import Conversation
+from llm_finetune.chat.conversation import ChatHistory
 from llm_finetune.chat.terminal import piped_lines, print_status, show, typed_lines
 from llm_finetune.data.inference_prompts import Asking
 from llm_finetune.data.prompt_config import PromptConfig
@@ -36,7 +36,7 @@ class ChatOptions:
     Attributes:
         temperature, top_k, top_p, seed: as for `Sampling`.
         max_new_tokens: tokens of an answer at most.
-        system: as for `Conversation`, and so `instruction`.
+        system: as for `ChatHistory`, and so `instruction`.
         trust_remote_code: run Python code that comes with the model.
     """
 
@@ -89,7 +89,7 @@ class Session:
     def __init__(self, loaded: ModelFolder, asking: Asking, options: ChatOptions) -> None:
         self._loaded = loaded
         self._options = options
-        self._conversation = Conversation(asking, options.system, options.instruction)
+        self._conversation = ChatHistory(asking, options.system, options.instruction)
         self._asked = 0
 
     def take(self, line: str, stoppable: bool) -> bool:

@@ -14,7 +14,7 @@ from llm_finetune.data.prompt_segments import (
     joined,
     with_empty_answer,
 )
-from llm_finetune.data.records import Instruction, InvalidRecordError, Record, Text, Turn
+from llm_finetune.data.records import Instruction, InvalidRecordError, Message, Record, Text
 from llm_finetune.data.template_sandbox import ChatTemplate, Request, StoppedError
 from llm_finetune.errors import ModelError
 
@@ -48,18 +48,18 @@ class ChatPrompt:
     def ask(self, record: Record) -> str:
         return self._one(self._turns(with_empty_answer(record))[:-1], True)
 
-    def _requests(self, turns: Sequence[Turn]) -> Iterator[Request]:
+    def _requests(self, turns: Sequence[Message]) -> Iterator[Request]:
         """For each answer what is written when it is asked for, and when it is there."""
         for place in self._answers(turns):
             yield turns[:place], True
             yield turns[: place + 1], False
 
-    def _answers(self, turns: Sequence[Turn]) -> list[int]:
+    def _answers(self, turns: Sequence[Message]) -> list[int]:
         places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
         return places[-1:] if self._mask_history else places
 
     def _written(
-        self, turns: Sequence[Turn], texts: Iterator[str | InvalidRecordError]
+        self, turns: Sequence[Message], texts: Iterator[str | InvalidRecordError]
     ) -> Written | InvalidRecordError:
         answers: list[_Answer] = []
         problem: InvalidRecordError | None = None
@@ -76,7 +76,7 @@ class ChatPrompt:
         prompts = [self._one_prompt(answers)] if _follow_one_another(answers) else map(self._alone, answers)
         return Written(list(prompts), sum(answer.lost_thoughts for answer in answers))
 
-    def _answer(self, turns: Sequence[Turn], prompt: str, answered: str) -> _Answer:
+    def _answer(self, turns: Sequence[Message], prompt: str, answered: str) -> _Answer:
         """What follows a prompt where its answer is there.
 
         Raises:
@@ -87,7 +87,7 @@ class ChatPrompt:
             text, whole = answered[len(prompt) :], answered
         else:
             mark = f"~{secrets.randbelow(10**18):018d}~"
-            before, found, _ = self._one([*turns[:-1], Turn("assistant", mark)], False).partition(mark)
+            before, found, _ = self._one([*turns[:-1], Message("assistant", mark)], False).partition(mark)
             if not found or not answered.startswith(before):
                 raise InvalidRecordError(_left_out(wanted, answered[-40:]))
             text, whole = answered[len(before) :], ""
@@ -112,26 +112,26 @@ class ChatPrompt:
             return [PromptSegment(text[:end], True), PromptSegment(text[end:], False)]
         return [PromptSegment(text + self._eos if last else text, True)]
 
-    def _turns(self, record: Record) -> list[Turn]:
+    def _turns(self, record: Record) -> list[Message]:
         assert not isinstance(record, Text)
         if isinstance(record, Instruction):
             question = joined([record.instruction, record.input])
-            conversation = [Turn("user", question), Turn("assistant", record.output)]
+            conversation = [Message("user", question), Message("assistant", record.output)]
             opening = self._openings.of(record)
-            turns = [Turn("system", opening), *conversation] if opening else conversation
+            turns = [Message("system", opening), *conversation] if opening else conversation
         else:
-            last = max(i for i, turn in enumerate(record.turns) if turn.role == "assistant")
-            turns = list(record.turns[: last + 1])
+            last = max(i for i, turn in enumerate(record.messages) if turn.role == "assistant")
+            turns = list(record.messages[: last + 1])
         if turns[0].role == "system" and not self._takes_system:
-            turns[:2] = [Turn("user", joined([turns[0].content, turns[1].content]))]
+            turns[:2] = [Message("user", joined([turns[0].content, turns[1].content]))]
         return turns
 
-    def _one(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+    def _one(self, turns: Sequence[Message], add_generation_prompt: bool) -> str:
         (text,) = self._template.render([(turns, add_generation_prompt)])
         return _right(text)
 
     def _renders_system(self) -> bool:
-        probe = [Turn("system", "be brief"), Turn("user", "hello")]
+        probe = [Message("system", "be brief"), Message("user", "hello")]
         try:
             return "be brief" in self._one(probe, True)
         except StoppedError as error:

@@ -7,7 +7,7 @@ from typing import Any
 from llm_finetune.data.prompt_config import ModelPromptFormat, PromptConfig
 from llm_finetune.data.prompt_segments import PromptPreambles
 from llm_finetune.data.prompt_templates import prompt_of, why_no_template
-from llm_finetune.data.records import Messages, Record, Turn
+from llm_finetune.data.records import Conversation, Message, Record
 from llm_finetune.data.tokenization import Encoder
 from llm_finetune.errors import ModelError
 
@@ -55,13 +55,13 @@ class Asking:
                 text.
         """
         record = self._encoder.control_words.escaped(record) or record
-        if self.format == "chat" and isinstance(record, Messages):
+        if self.format == "chat" and isinstance(record, Conversation):
             record = self._opened(record)
         return self._encoder.prompt_ids(self._prompt.ask(record), self._prompt.writes_special_tokens)
 
-    def _opened(self, conversation: Messages) -> Messages:
+    def _opened(self, conversation: Conversation) -> Conversation:
         """Begins as the training's instructions did: with their opening as a system turn."""
-        opening, turns = self._openings.without_input, conversation.turns
+        opening, turns = self._openings.without_input, conversation.messages
         if opening and turns[0].role != "system":
-            return Messages((Turn("system", opening), *turns))
+            return Conversation((Message("system", opening), *turns))
         return conversation

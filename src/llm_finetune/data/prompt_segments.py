@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llm_finetune.data.records import Instruction, Messages, Record, Turn
+from llm_finetune.data.records import Conversation, Instruction, Message, Record
 
 
 class PromptSegment(NamedTuple):
@@ -40,8 +40,8 @@ class PromptPreambles:
 
 
 def with_empty_answer(record: Record) -> Record:
-    if isinstance(record, Messages):
-        return Messages((*record.turns, Turn("assistant", "")))
+    if isinstance(record, Conversation):
+        return Conversation((*record.messages, Message("assistant", "")))
     assert isinstance(record, Instruction)
     return record._replace(output="")
 

@@ -14,7 +14,7 @@ from llm_finetune.data.prompt_segments import (
     joined,
     with_empty_answer,
 )
-from llm_finetune.data.records import DataType, Instruction, InvalidRecordError, Record, Text, Turn
+from llm_finetune.data.records import DataType, Instruction, InvalidRecordError, Message, Record, Text
 from llm_finetune.errors import ModelError
 
 PromptFormat = Literal["auto", "alpaca", "chat"]
@@ -141,9 +141,9 @@ class SectionsPrompt:
         if isinstance(record, Instruction):
             parts = [self._openings.of(record), *_sections(record), "### Response:\n"]
             return [PromptSegment(joined(parts), False), PromptSegment(record.output + self._eos, True)]
-        return self._conversation(record.turns)
+        return self._conversation(record.messages)
 
-    def _conversation(self, turns: Sequence[Turn]) -> list[PromptSegment]:
+    def _conversation(self, turns: Sequence[Message]) -> list[PromptSegment]:
         parts = [turns[0].content if turns[0].role == "system" else self._openings.without_input]
         pieces: list[PromptSegment] = []
         for turn in turns:

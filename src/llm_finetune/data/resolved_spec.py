@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llm_finetune.data.prompt_templates import choose_format
-from llm_finetune.data.records import Schema, recognize
+from llm_finetune.data.records import Schema
+from llm_finetune.data.records.formats import infer_schema
 from llm_finetune.data.sources.iterate import Files
 from llm_finetune.data.sources.local import Catalog, open_sources
 from llm_finetune.data.spec import PreparePlan
@@ -62,7 +63,7 @@ def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
     catalog = open_sources(plan.training, plan.validation, plan.with_validation)
     first_file = catalog.training[0][0]
     row, raw = next(first_file.rows())
-    schema = recognize(raw, plan.data_type, plan.columns, f"{first_file.location}, row {row}")
+    schema = infer_schema(raw, plan.data_type, plan.columns, f"{first_file.location}, row {row}")
     if schema.type == "text":
         return Recipe(plan, catalog, schema, "text", "plain text has no prompt", _too_long(plan, "split"))
     if plan.too_long == "split":

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from llm_finetune.data.records import Instruction, InvalidRecordError, Messages, Record, Text, Turn
+from llm_finetune.data.records import InvalidRecordError, Record
 
 
 class ControlWords:
@@ -46,15 +46,15 @@ class ControlWords:
 
     def escaped(self, record: Record) -> Record | None:
         """The record with marks in place of such words; None where it holds none."""
-        texts = _texts(record)
+        texts = record.texts()
         if not any(map(self._found, texts)):
             return None
         self.were_found = True
-        return _with_texts(record, [self._all.sub(lambda found: self._escapes[found[0]], t) for t in texts])
+        return record.with_texts([self._all.sub(lambda found: self._escapes[found[0]], t) for t in texts])
 
     def all_escaped(self, records: Sequence[Record]) -> list[Record | None]:
         """`escaped` of each. Hardly any holds one: that shows at one look at the text of all."""
-        if not self._found("\0".join(chain.from_iterable(map(_texts, records)))):
+        if not self._found("\0".join(chain.from_iterable(record.texts() for record in records))):
             return [None] * len(records)
         return list(map(self.escaped, records))
 
@@ -138,17 +138,3 @@ def _like(token: Any, content: str) -> AddedToken:
         normalized=token.normalized,
         special=False,
     )
-
-
-def _texts(record: Record) -> list[str]:
-    return [turn.content for turn in record.turns] if isinstance(record, Messages) else list(record)
-
-
-def _with_texts(record: Record, texts: list[str]) -> Record:
-    match record:
-        case Messages(turns):
-            return Messages(tuple(Turn(turn.role, text) for turn, text in zip(turns, texts, strict=True)))
-        case Instruction():
-            return Instruction(*texts)
-        case Text():
-            return Text(*texts)

@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from llm_finetune.data.records import InvalidRecordError, Turn
+from llm_finetune.data.records import InvalidRecordError, Message
 
-Request = tuple[Sequence[Turn], bool]
+Request = tuple[Sequence[Message], bool]
 Apply = Callable[[list[dict[str, str]], bool], str]
 
 SECONDS = 5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from llm_finetune.data.records import InvalidRecordError, Origin, Record, Schema, read_record
+from llm_finetune.data.records import InvalidRecordError, Origin, Record, Schema
+from llm_finetune.data.records.formats import parse_record
 from llm_finetune.data.sources.local import RowFile
 from llm_finetune.errors import DataError
 
@@ -42,7 +43,7 @@ def read_records(files: Files, schema: Schema, problems: Problems) -> Iterator[t
             try:
                 for row, raw in file.rows():
                     try:
-                        yield Origin(source, number, row), read_record(raw, schema)
+                        yield Origin(source, number, row), parse_record(raw, schema)
                     except InvalidRecordError as problem:
                         problems.add(f"{file.location}, row {row}: {problem}")
             except DataError as error:
