@@ -15,7 +15,7 @@ from pathlib import Path
 from llm_finetune.config import Settings
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import DataError
-from llm_finetune.runtime.parent_death import end_with
+from llm_finetune.runtime.parent_death import set_parent_death_signal
 from llm_finetune.runtime.signals import handled_signals
 
 BackgroundPreparation = Callable[[], Path | None]
@@ -68,7 +68,7 @@ def _prepare(settings: Settings, parent: int, sender: Connection) -> None:
     for number in handled_signals():
         signal.signal(number, signal.SIG_IGN)  # a terminal sends it to both: the parent sees to it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written goes away
-    end_with(parent, signal.SIGTERM)
+    set_parent_death_signal(parent, signal.SIGTERM)
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # that there is no torch
     sys.modules["torch"] = None  # type: ignore[assignment]  # a tokenizer can do without, in a third of the time
     with suppress(Exception):

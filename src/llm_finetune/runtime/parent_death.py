@@ -26,10 +26,10 @@ def exit_with_parent() -> None:
     """Has the kernel kill this process when the process that started it dies, if that one asked for it."""
     parent = os.environ.pop(PARENT, None)  # what this process starts is not that one's
     if parent is not None:
-        end_with(int(parent), signal.SIGKILL)
+        set_parent_death_signal(int(parent), signal.SIGKILL)
 
 
-def end_with(parent: int, number: signal.Signals) -> None:
+def set_parent_death_signal(parent: int, number: signal.Signals) -> None:
     """Has the kernel send this process a signal when its parent dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it died before that line
