@@ -37,7 +37,7 @@ def test_the_last_finished_step_is_kept_in_the_middle_of_a_step_that_never_ends(
 ) -> None:
     stopped = signaled(*warm.start(run(tmp_path / "stopped"), IN_THE_BACKWARD_PASS_OF_STEP_6), number)
     assert stopped.code == code, stopped.text
-    assert "start the same command again" in stopped.text
+    assert "rerun the same command" in stopped.text
     assert "Traceback" not in stopped.text
     assert directories.newest_whole(tmp_path / "stopped") == "checkpoint-5"
     assert warm.run(run(tmp_path / "stopped")).code == 0

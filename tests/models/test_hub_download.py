@@ -149,4 +149,4 @@ def test_one_that_is_told_to_stop_does_not_go_on_to_the_end_of_its_file(
     process.terminate()
     _, log = process.communicate(timeout=60)
     assert process.returncode == 143, log
-    assert "start the same command again" in log
+    assert "rerun the same command" in log

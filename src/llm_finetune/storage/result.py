@@ -64,7 +64,7 @@ class Result(BaseModel):
             return cls.load(folder)
         except ValueError as error:
             file = cls.path_in(folder)
-            raise OutputError(f"{file}: {error}; delete it and start the same command again") from error
+            raise OutputError(f"{file}: {error}; delete it and rerun the same command") from error
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
