@@ -82,7 +82,7 @@ def test_a_file_under_its_former_name_is_read_until_there_is_a_new_one(
 )
 def test_what_is_wrong_with_a_broken_file_is_said(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "train_results.json").write_text(content)
-    with pytest.raises(OutputError, match=f"train_results.json: .*{said}.*; delete it and start"):
+    with pytest.raises(OutputError, match=f"train_results.json: .*{said}.*; delete it and rerun"):
         TrainingResult.read(tmp_path)
 
 
