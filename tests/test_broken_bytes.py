@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save
 
 from fuzz import fuzz
 from llm_finetune.config import load
-from llm_finetune.data import PreparePlan, Source, open_prepared, prepare
-from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data import PrepareSpec, Source, open_prepared, prepare
+from llm_finetune.data.inference_prompts import InferencePrompt
 from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.errors import DataError, ModelError, OutputError, UserError
 from llm_finetune.evaluation.result import BaseModelEvaluation, EvaluationResult
@@ -397,7 +397,7 @@ def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_any_bytes_for_a_prompt_config(model: Path, content: bytes) -> None:
     (model / PromptConfig.file_name).write_bytes(content)
     with right_or(ModelError, PromptConfig.file_name):
-        Asking(loading.load_tokenizer(model, False), PromptConfig.read(model))
+        InferencePrompt(loading.load_tokenizer(model, False), PromptConfig.read(model))
 
 
 @given(content=BYTES)
@@ -431,7 +431,7 @@ def check_records(file: Path, content: bytes, model_folder: Path) -> None:
     """They become rows, or nothing is left of them."""
     file.write_bytes(content)
     cache = file.parent / "cache"
-    plan = PreparePlan(training=(Source(files=file),), with_validation=False)
+    plan = PrepareSpec(training=(Source(files=file),), with_validation=False)
     with right_or(DataError, file.name):
         prepared = open_prepared(prepare(plan, loading.load_tokenizer(model_folder, False), cache))
         assert prepared.summary.train.rows

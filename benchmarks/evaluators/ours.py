@@ -27,7 +27,7 @@ from llm_finetune.kernels.training.optimize import Switches, optimize_model  # n
 from llm_finetune.models import loading  # noqa: E402
 from llm_finetune.objectives.log_probs import label_log_probs  # noqa: E402
 from llm_finetune.objectives.sft import Sft  # noqa: E402
-from llm_finetune.pipeline.prepare_data import plan  # noqa: E402
+from llm_finetune.pipeline.prepare_data import prepare_spec  # noqa: E402
 
 train = {
     "datasetName": None, "dataFile": str(folder / "records.json"), "promptFormat": "alpaca",
@@ -36,7 +36,7 @@ train = {
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
 settings = load([], [f"distributed={json.dumps(values)}"], [], []).settings
 tokenizer = loading.load_tokenizer(folder / "model", False)
-rows = open_prepared(prepare(plan(settings), tokenizer, Path(tempfile.mkdtemp())))
+rows = open_prepared(prepare(prepare_spec(settings), tokenizer, Path(tempfile.mkdtemp())))
 precision = choose_precision(bf16=True, trains_all_weights=False)
 model = loading.load_weights(folder / "model", precision.weights, trust_remote_code=False)
 optimize_model(model, Switches(), partial(label_log_probs, model), ignored=IGNORE_INDEX)

@@ -13,13 +13,13 @@ import worker_protocol
 from llm_finetune.config import load
 from llm_finetune.data import open_prepared, prepare
 from llm_finetune.models import loading
-from llm_finetune.pipeline.prepare_data import plan
+from llm_finetune.pipeline.prepare_data import prepare_spec
 
 folder = Path(sys.argv[1])
 tokenizer = loading.load_tokenizer(folder / "model", False)
 train = {"datasetName": None, "dataFile": str(folder / "records.jsonl"), "promptFormat": "alpaca"}
 values = {"modelNameOrPath": str(folder / "model"), "doEval": False, "train": train}
-wanted = plan(load([], [f"distributed={json.dumps(values)}"], [], []).settings)
+wanted = prepare_spec(load([], [f"distributed={json.dumps(values)}"], [], []).settings)
 
 
 def work() -> worker_protocol.Answer:

@@ -27,7 +27,7 @@ from llm_finetune.errors import UserError
 
 if TYPE_CHECKING:
     from llm_finetune.config import Loaded
-    from llm_finetune.data.inference_prompts import Asking
+    from llm_finetune.data.inference_prompts import InferencePrompt
     from llm_finetune.evaluation.result import EvaluationResult
     from llm_finetune.generation.load import ModelFolder
     from llm_finetune.inference_benchmark.result import Speed
@@ -60,7 +60,7 @@ class Model:
     """A model that answers, from `load_model`."""
 
     _loaded: ModelFolder
-    _asking: Asking
+    _asking: InferencePrompt
 
     @property
     def model(self) -> Any:
@@ -146,12 +146,12 @@ def load_model(folder: str | Path, *, trust_remote_code: bool = False) -> Model:
     Raises:
         ModelError: what is wrong with the folder, and what to do.
     """
-    from llm_finetune.data.inference_prompts import Asking
+    from llm_finetune.data.inference_prompts import InferencePrompt
     from llm_finetune.data.prompt_config import PromptConfig
     from llm_finetune.generation.load import load_folder
 
     loaded = load_folder(Path(folder), trust_remote_code=trust_remote_code)
-    return Model(loaded, Asking(loaded.tokenizer, PromptConfig.read(Path(folder))))
+    return Model(loaded, InferencePrompt(loaded.tokenizer, PromptConfig.read(Path(folder))))
 
 
 def generate(

@@ -214,14 +214,14 @@ def test_what_is_saved_can_be_trained_on(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from llm_finetune.data import PreparePlan, Source, preview
+    from llm_finetune.data import PrepareSpec, Source, preview
 
     file = tmp_path / "said.jsonl"
     assert chat(folders[prompt_format], f"Say it.\nAgain!\n/save {file}\n", *options, typed=True).code == 0
     file.write_text(file.read_text().rstrip("\n"))  # as some editors leave it
     assert chat(folders[prompt_format], f"Say it.\n/save {file}\n", *options, typed=True).code == 0
     tokenizer = AutoTokenizer.from_pretrained(folders[prompt_format])
-    seen = preview(PreparePlan(training=(Source(files=file),), validation_share=0.0), tokenizer)
+    seen = preview(PrepareSpec(training=(Source(files=file),), validation_share=0.0), tokenizer)
     assert seen.data_type == data_type
     assert seen.checked == (2 if data_type == "messages" else 3)
 

@@ -10,7 +10,7 @@ import pytest
 from made_up import CHATML, Prepare, byte_level, write_json
 from transformers import PreTrainedTokenizerFast
 
-from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
+from llm_finetune.data import Prepared, PrepareSpec, Source, open_prepared, prepare
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,6 @@ def prepared(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepare:
         arguments = {"training": (Source(files=path),), "validation_share": 0.0, "max_length": 256, **plan}
         arguments.setdefault("prompt_with_input", "Answer with the input.")
         arguments.setdefault("prompt_without_input", "Answer.")
-        return open_prepared(prepare(PreparePlan(**arguments), using or tokenizer, tmp_path / "cache"))
+        return open_prepared(prepare(PrepareSpec(**arguments), using or tokenizer, tmp_path / "cache"))
 
     return run

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llm_finetune.data import Prepared, Row
+from llm_finetune.data import PackedSequence, Prepared
 
 Prepare = Callable[..., Prepared]
 CHATML = (
@@ -82,13 +82,13 @@ def write_json(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
-def trained_text(row: Row, tokenizer: Any) -> list[str]:
+def trained_text(row: PackedSequence, tokenizer: Any) -> list[str]:
     """What each record of a row is trained on, as text."""
-    labels = (segment.labels[segment.labels >= 0] for segment in row.segments)
+    labels = (segment.labels[segment.labels >= 0] for segment in row.samples)
     return [tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False) for kept in labels]
 
 
-def whole_text(row: Row, tokenizer: Any) -> list[str]:
+def whole_text(row: PackedSequence, tokenizer: Any) -> list[str]:
     """Each record of a row as text."""
-    ids = (segment.input_ids.tolist() for segment in row.segments)
+    ids = (segment.input_ids.tolist() for segment in row.samples)
     return [tokenizer.decode(kept, clean_up_tokenization_spaces=False) for kept in ids]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from made_up import byte_level, instructions
 
 from fuzz import fuzz
-from llm_finetune.data import Columns, PreparePlan, Source, prepare
+from llm_finetune.data import Columns, PrepareSpec, Source, prepare
 from llm_finetune.errors import DataError
 
 ROWS = instructions(50)
@@ -105,7 +105,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
 
 def run(path: Path, **plan: Any) -> Path:
     arguments = {"training": (Source(files=path),), "validation_share": 0.0, **plan}
-    return prepare(PreparePlan(**arguments), TOKENIZER, path.parent / "cache")
+    return prepare(PrepareSpec(**arguments), TOKENIZER, path.parent / "cache")
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -181,7 +181,7 @@ def test_data_that_changes_while_it_is_read(tmp_path: Path) -> None:
         if what == "records checked":
             path.write_text("\n".join(LINES))
 
-    plan = PreparePlan(training=(Source(files=path),))
+    plan = PrepareSpec(training=(Source(files=path),))
     with pytest.raises(DataError, match="changed while it was read"):
         prepare(plan, TOKENIZER, tmp_path / "cache", shorten)
     assert not list((tmp_path / "cache").iterdir())

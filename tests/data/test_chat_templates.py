@@ -9,8 +9,8 @@ import pytest
 from made_up import CHATML, Prepare, byte_level, instructions, trained_text, whole_text
 from test_inference_prompts import TURNS, before_answers
 
-from llm_finetune.data import PreparePlan, Source, preview
-from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data import PrepareSpec, Source, preview
+from llm_finetune.data.inference_prompts import InferencePrompt
 from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.data.records import Conversation
 from llm_finetune.errors import DataError, ModelError
@@ -53,9 +53,9 @@ def test_each_answer_stands_behind_what_is_written_when_it_is_asked_for(
 ) -> None:
     tokenizer = chat_model(template)
     result = prepared([CONVERSATION], using=tokenizer, prompt_format="chat", packing=False)
-    asking = Asking(tokenizer, PromptConfig(format="chat", with_input="", without_input=""))
+    asking = InferencePrompt(tokenizer, PromptConfig(format="chat", with_input="", without_input=""))
     places = [place for place, turn in enumerate(TURNS) if turn.role == "assistant"]
-    segments = [row.segments[0] for row in result.train]
+    segments = [row.samples[0] for row in result.train]
     assert [before_answers(segment) for segment in segments] == [
         [asking.ids(Conversation(TURNS[:place]))] for place in places
     ]
@@ -74,7 +74,7 @@ def test_answers_that_follow_one_another_stay_one_sequence(prepared: Prepare, ch
 def test_history_can_be_masked(prepared: Prepare, template: str | None) -> None:
     tokenizer = byte_level(eos="<|im_end|>", template=template)
     result = prepared([CONVERSATION], using=tokenizer, mask_history=True)
-    (segment,) = result.train[0].segments
+    (segment,) = result.train[0].samples
     assert trained_text(result.train[0], tokenizer)[0].endswith("la la<|im_end|>")
     assert "Hi there" not in trained_text(result.train[0], tokenizer)[0]
     assert "Hi there" in whole_text(result.train[0], tokenizer)[0]
@@ -145,7 +145,7 @@ def test_thoughts_that_the_template_leaves_out_are_counted(
         "no<|im_end|>",
     ]
     assert result.summary.train.lost_thoughts == 1
-    plan = PreparePlan(training=(Source(files=tmp_path / "records.json"),), validation_share=0)
+    plan = PrepareSpec(training=(Source(files=tmp_path / "records.json"),), validation_share=0)
     assert preview(plan, tokenizer).lost_thoughts == 1
 
 
@@ -211,6 +211,6 @@ def test_named_templates_without_a_default(prepared: Prepare) -> None:
     assert prepared([CONVERSATION], using=tokenizer).summary.prompt_format == "alpaca"
     with pytest.raises(ModelError, match=r"rag, tool_use.*default.*promptFormat"):
         prepared(instructions(3), using=tokenizer, prompt_format="chat")
-    assert Asking(tokenizer, None).format == "text"
+    assert InferencePrompt(tokenizer, None).format == "text"
     tokenizer.chat_template = {"default": CHATML, "tool_use": "x"}
     assert prepared([CONVERSATION], using=tokenizer).summary.prompt_format == "chat"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from made_up import instructions
 
-from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
+from llm_finetune.data import Prepared, PrepareSpec, Source, open_prepared, prepare
 from llm_finetune.errors import DataError
 from served import served
 from serving_hub import COMMIT, serving_hub
@@ -39,7 +39,7 @@ def run(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(name: str, split: str | None = None, config: str | None = None, **plan: Any) -> Prepared:
         source = Source(dataset=name, split=split, config=config)
-        return open_prepared(prepare(PreparePlan(training=(source,), **plan), tokenizer, tmp_path / "cache"))
+        return open_prepared(prepare(PrepareSpec(training=(source,), **plan), tokenizer, tmp_path / "cache"))
 
     return run
 

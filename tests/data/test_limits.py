@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from made_up import byte_level, instructions, write_json
 
-from llm_finetune.data import PreparePlan, Source, prepare, preview
+from llm_finetune.data import PrepareSpec, Source, prepare, preview
 from llm_finetune.data.sources.file_formats import read_rows
 from llm_finetune.errors import DataError
 
@@ -106,7 +106,7 @@ def test_what_is_too_large_is_named(tmp_path: Path, case: str) -> None:
     name, content, message = BOMBS[case]
     (tmp_path / name).write_bytes(content())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    plan = PreparePlan(training=(Source(files=tmp_path / name),), validation_share=0)
+    plan = PrepareSpec(training=(Source(files=tmp_path / name),), validation_share=0)
     with pytest.raises(DataError, match=message) as error:
         prepare(plan, byte_level(), tmp_path / "cache")
     assert str(tmp_path / name) in str(error.value)
@@ -215,7 +215,7 @@ def test_a_snapshot_of_the_hub_leads_to_its_blobs(tmp_path: Path) -> None:
 
 
 def test_the_preview_refuses_what_the_run_refuses(tmp_path: Path) -> None:
-    plan = PreparePlan(training=(Source(files=write_json(tmp_path / "a.json", instructions(1))),))
+    plan = PrepareSpec(training=(Source(files=write_json(tmp_path / "a.json", instructions(1))),))
     with pytest.raises(DataError, match="1 different records cannot be split") as run:
         prepare(plan, byte_level(), tmp_path / "cache")
     with pytest.raises(DataError) as shown:

@@ -14,9 +14,9 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
-from llm_finetune.data import PreparePlan, Source, prepare
+from llm_finetune.data import PrepareSpec, Source, prepare
 tokenizer = PreTrainedTokenizerFast(tokenizer_file=sys.argv[1], eos_token="</s>")
-prepare(PreparePlan(training=(Source(files=Path(sys.argv[2])),)), tokenizer, Path(sys.argv[3]))
+prepare(PrepareSpec(training=(Source(files=Path(sys.argv[2])),)), tokenizer, Path(sys.argv[3]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 from made_up import Prepare, byte_level, instructions, trained_text, whole_text, write_json
 
-from llm_finetune.data import Columns, PreparePlan, Source, Split, open_prepared, prepare
+from llm_finetune.data import Columns, PrepareSpec, Source, Split, open_prepared, prepare
 from llm_finetune.errors import DataError
 
 ROWS = instructions(60)
@@ -69,7 +69,7 @@ def test_renamed_columns(prepared: Prepare, tokenizer: Any) -> None:
 
 def test_the_tokens_are_those_of_the_whole_text(prepared: Prepare, tokenizer: Any) -> None:
     for row in prepared(ROWS).train:
-        for segment, text in zip(row.segments, whole_text(row, tokenizer), strict=True):
+        for segment, text in zip(row.samples, whole_text(row, tokenizer), strict=True):
             assert segment.input_ids.tolist() == tokenizer(text.removeprefix("<s>"))["input_ids"]
 
 
@@ -77,7 +77,7 @@ def test_the_prompt_is_tokenized_as_it_will_be_when_the_model_is_asked(
     prepared: Prepare, tokenizer: Any
 ) -> None:
     for row in prepared(ROWS).train:
-        for segment, text in zip(row.segments, whole_text(row, tokenizer), strict=True):
+        for segment, text in zip(row.samples, whole_text(row, tokenizer), strict=True):
             prompt = text.removeprefix("<s>").partition("### Response:\n")[0] + "### Response:\n"
             untrained = segment.input_ids[segment.labels < 0]
             assert untrained.tolist() == tokenizer(prompt)["input_ids"]
@@ -94,7 +94,7 @@ def test_an_answer_that_melts_into_the_prompt_is_tokenized_apart(prepared: Prepa
 
 def test_the_first_token_of_a_record_has_no_label(prepared: Prepare, tokenizer: Any) -> None:
     for row in prepared([{"text": " ".join(f"word{i}" for i in range(300))}], max_length=64).train:
-        for segment in row.segments:
+        for segment in row.samples:
             assert segment.labels[0] == -100
             assert np.array_equal(segment.labels[1:], segment.input_ids[1:])
             assert segment.input_ids.dtype == np.int32
@@ -103,7 +103,7 @@ def test_the_first_token_of_a_record_has_no_label(prepared: Prepare, tokenizer: 
 
 def test_loss_on_the_prompt_trains_on_all_but_the_first_token(prepared: Prepare) -> None:
     for row in prepared(ROWS, loss_on_prompt=True).train:
-        for segment in row.segments:
+        for segment in row.samples:
             assert np.array_equal(segment.labels[1:], segment.input_ids[1:])
 
 
@@ -185,7 +185,7 @@ def test_long_text_is_split_and_every_token_is_predicted_once(
     text = " ".join(f"{i} cats" for i in range(400))
     result = prepared([{"text": text}], max_length=50, packing=False)
     assert result.summary.train.split_records == 1
-    labels = np.concatenate([segment.labels[1:] for row in result.train for segment in row.segments])
+    labels = np.concatenate([segment.labels[1:] for row in result.train for segment in row.samples])
     assert labels.tolist() == [*tokenizer(text)["input_ids"][1:], tokenizer.eos_token_id]
     assert all(len(row) <= 50 for row in result.train)
 
@@ -197,11 +197,11 @@ def test_truncation_cuts_the_prompt_first_and_then_the_answer(prepared: Prepare,
     result = prepared([long_prompt, long_answer, both_long], max_length=64, packing=False)
     rows = {result.train.provenance(i)[0][2]: row for i, row in enumerate(result.train)}
     assert [len(row) for row in rows.values()] == [64] * 3
-    assert all(row.segments[0].input_ids[0] == tokenizer.bos_token_id for row in rows.values())
+    assert all(row.samples[0].input_ids[0] == tokenizer.bos_token_id for row in rows.values())
     assert trained_text(rows[1], tokenizer) == ["short answer</s>"]
     assert whole_text(rows[1], tokenizer)[0].endswith("### Response:\nshort answer</s>")
     assert not trained_text(rows[2], tokenizer)[0].endswith("</s>")
-    assert (rows[3].segments[0].labels < 0).sum() == 16
+    assert (rows[3].samples[0].labels < 0).sum() == 16
     summary = result.summary.train
     assert (summary.truncated_prompts, summary.cut_answers) == (3, 2)
 
@@ -224,7 +224,7 @@ def test_the_summary_counts_what_is_there(prepared: Prepare) -> None:
     ):
         assert split is not None
         assert summary is not None
-        segments = [segment for row in split for segment in row.segments]
+        segments = [segment for row in split for segment in row.samples]
         assert summary.records == len(segments)
         assert summary.tokens == sum(len(segment.input_ids) for segment in segments)
         assert summary.trained_tokens == sum(int((segment.labels >= 0).sum()) for segment in segments)
@@ -233,8 +233,8 @@ def test_the_summary_counts_what_is_there(prepared: Prepare) -> None:
     assert result.summary.train.records + result.summary.validation.records == len(ROWS)
 
 
-def plan_for(path: Path, **changes: Any) -> PreparePlan:
-    return dataclasses.replace(PreparePlan(training=(Source(files=path),), max_length=128), **changes)
+def plan_for(path: Path, **changes: Any) -> PrepareSpec:
+    return dataclasses.replace(PrepareSpec(training=(Source(files=path),), max_length=128), **changes)
 
 
 def test_a_second_run_finds_the_set_and_tokenizes_nothing(tmp_path: Path, tokenizer: Any) -> None:
@@ -261,8 +261,8 @@ def test_the_name_is_the_same_in_another_process_and_elsewhere(tmp_path: Path, t
     shutil.copy(path, tmp_path / "elsewhere")
     program = (
         "import sys; from pathlib import Path; from transformers import AutoTokenizer\n"
-        "from llm_finetune.data import PreparePlan, Source, prepare\n"
-        "plan = PreparePlan(training=(Source(files=Path(sys.argv[1])),), max_length=128)\n"
+        "from llm_finetune.data import PrepareSpec, Source, prepare\n"
+        "plan = PrepareSpec(training=(Source(files=Path(sys.argv[1])),), max_length=128)\n"
         "print(prepare(plan, AutoTokenizer.from_pretrained(sys.argv[2]), Path(sys.argv[3])).name)"
     )
     arguments = [tmp_path / "elsewhere" / "records.json", tmp_path / "tokenizer", tmp_path / "other-cache"]
@@ -381,7 +381,7 @@ def test_opening_waits_for_a_folder_that_shows_late(tmp_path: Path, tokenizer: A
 def test_rows_are_counted_from_either_end_and_iteration_ends(prepared: Prepare) -> None:
     train = prepared(ROWS).train
     assert len(list(train)) == len(train)
-    assert np.array_equal(train[-1].segments[0].input_ids, train[len(train) - 1].segments[0].input_ids)
+    assert np.array_equal(train[-1].samples[0].input_ids, train[len(train) - 1].samples[0].input_ids)
     with pytest.raises(IndexError):
         train[len(train)]
 

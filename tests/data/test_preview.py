@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from made_up import instructions, write_json
 
-from llm_finetune.data import PreparePlan, Source, preview
+from llm_finetune.data import PrepareSpec, Source, preview
 from llm_finetune.errors import DataError
 
 ROWS = instructions(60)
 
 
-def plan_for(path: Path, **changes: Any) -> PreparePlan:
-    return PreparePlan(training=(Source(files=path),), prompt_without_input="Answer.", **changes)
+def plan_for(path: Path, **changes: Any) -> PrepareSpec:
+    return PrepareSpec(training=(Source(files=path),), prompt_without_input="Answer.", **changes)
 
 
 def test_the_first_records_are_shown_with_what_is_trained_on(tmp_path: Path, tokenizer: Any) -> None:
@@ -26,7 +26,7 @@ def test_the_first_records_are_shown_with_what_is_trained_on(tmp_path: Path, tok
     row = ROWS[0]
     expected = f"<s>Answer.\n\n### Instruction:\n{row['instruction']}\n\n### Response:\n⟦{row['output']}</s>⟧"
     assert str(result.examples[0]) == expected
-    assert [piece.trained for piece in result.examples[0].pieces] == [False, True]
+    assert [piece.loss_mask for piece in result.examples[0].pieces] == [False, True]
 
 
 def test_the_figures_are_those_of_the_records(tmp_path: Path, tokenizer: Any) -> None:

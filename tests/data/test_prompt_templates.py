@@ -34,9 +34,9 @@ def test_chat_is_what_the_template_writes(prepared: Prepare, chat_tokenizer: Any
             {"role": "assistant", "content": record["output"]},
         ]
         expected = chat_tokenizer.apply_chat_template(turns, tokenize=True)["input_ids"]
-        assert row.segments[0].input_ids.tolist() == expected
+        assert row.samples[0].input_ids.tolist() == expected
         asked = chat_tokenizer.apply_chat_template(turns[:2], add_generation_prompt=True)["input_ids"]
-        labels = row.segments[0].labels
+        labels = row.samples[0].labels
         assert (labels[: len(asked)] == -100).all()
         assert labels[len(asked)] >= 0
         # The end token once, and not the line end that the template writes behind it.

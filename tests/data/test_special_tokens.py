@@ -10,8 +10,8 @@ from made_up import CHATML, WORDS, Prepare, byte_level, trained_text, whole_text
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llm_finetune.data import PreparePlan, Source, preview
-from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data import PrepareSpec, Source, preview
+from llm_finetune.data.inference_prompts import InferencePrompt
 from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.data.records import Conversation, Instruction, Message, Text
 from llm_finetune.data.special_tokens import ControlWords
@@ -81,14 +81,14 @@ def test_what_a_record_says_never_becomes_a_control_token(prepared: Prepare, kin
         return result.train[0], result.summary.train
 
     (row, summary), (other, other_summary) = written(TEXT), written(MARKED)
-    found = [token for token in row.segments[0].input_ids.tolist() if token in control_ids(tokenizer)]
-    expected = [token for token in other.segments[0].input_ids.tolist() if token in control_ids(tokenizer)]
+    found = [token for token in row.samples[0].input_ids.tolist() if token in control_ids(tokenizer)]
+    expected = [token for token in other.samples[0].input_ids.tolist() if token in control_ids(tokenizer)]
     assert found == expected  # what the format itself writes stays
     assert found
     assert (summary.control_words, other_summary.control_words) == (1, 0)
-    plain = tokenizer.decode(row.segments[0].input_ids.tolist(), clean_up_tokenization_spaces=False)
+    plain = tokenizer.decode(row.samples[0].input_ids.tolist(), clean_up_tokenization_spaces=False)
     assert plain.count(TEXT) == {"text": 1, "alpaca": 3, "chat": 3}[form]
-    assert (row.segments[0].labels >= 0).sum() > len(TEXT) // 4
+    assert (row.samples[0].labels >= 0).sum() > len(TEXT) // 4
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -122,9 +122,9 @@ def test_a_model_is_asked_so_too(prepared: Prepare, kind: str) -> None:
             prompt_with_input="",
             prompt_without_input="",
         ).train[0]
-        ids = Asking(tokenizer, PromptConfig(format=prompt_format, **OPENINGS)).ids(question)
-        assert row.segments[0].input_ids[: len(ids)].tolist() == ids
-        assert row.segments[0].labels[len(ids)] >= 0
+        ids = InferencePrompt(tokenizer, PromptConfig(format=prompt_format, **OPENINGS)).ids(question)
+        assert row.samples[0].input_ids[: len(ids)].tolist() == ids
+        assert row.samples[0].labels[len(ids)] >= 0
 
 
 def test_a_template_cannot_be_led_astray(prepared: Prepare, chat_tokenizer: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_template_cannot_be_led_astray(prepared: Prepare, chat_tokenizer: Any)
     assert trained_text(row, chat_tokenizer) == [trap + "<|im_end|>"]
     assert whole_text(row, chat_tokenizer)[0].count(trap) == 2
     start = chat_tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert row.segments[0].input_ids.tolist().count(start) == 2
+    assert row.samples[0].input_ids.tolist().count(start) == 2
 
 
 def test_a_tokenizer_that_knows_no_other_way_refuses_the_record(prepared: Prepare) -> None:
@@ -151,7 +151,7 @@ def test_a_tokenizer_that_knows_no_other_way_refuses_the_record(prepared: Prepar
 def test_they_are_told_of_before_a_training(tmp_path: Any, tokenizer: Any) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "the </s> tag"}\n{"text": "no tag"}\n')
-    plan = PreparePlan(training=(Source(files=file),), validation_share=0)
+    plan = PrepareSpec(training=(Source(files=file),), validation_share=0)
     assert preview(plan, tokenizer).control_words == 1
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.tokenize import tokenize
 
-from llm_finetune.data import Prepared, PreparePlan, Source, open_prepared, prepare
+from llm_finetune.data import Prepared, PrepareSpec, Source, open_prepared, prepare
 from llm_finetune.evaluation.metrics import WordTokenizer, mean_scores, rouge_l
 from llm_finetune.evaluation.result import Answer, ModelEvaluation, ValidationLoss, compare
 from llm_finetune.evaluation.samples import sample_answers
@@ -47,7 +47,7 @@ def prepared(tmp_path: Path, tokenizer: Any) -> Callable[..., Prepared]:
         file = tmp_path / "records.json"
         file.write_text(json.dumps(rows))
         sources = {"training": (Source(files=file),), "validation_share": 0.0, "max_length": 128}
-        return open_prepared(prepare(PreparePlan(**sources, **plan), tokenizer, tmp_path / "cache"))
+        return open_prepared(prepare(PrepareSpec(**sources, **plan), tokenizer, tmp_path / "cache"))
 
     return run
 

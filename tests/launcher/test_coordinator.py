@@ -47,11 +47,11 @@ def test_a_verdict_is_kept_for_workers_that_come_later(tmp_path: Path) -> None:
     rounds = tmp_path / "rounds.json"
     RestartState(rounds, NAME, allowed=0).begin()
     port = _free_port()
-    crew = WorkerLimits(wanted=1, least=1, most=1, patience_seconds=20, lost_seconds=20, grace_seconds=20)
+    limits = WorkerLimits(wanted=1, least=1, most=1, patience_seconds=20, lost_seconds=20, grace_seconds=20)
     leader = Coordinator(
         NAME,
         CoordinatorServer(port, "settings"),
-        crew,
+        limits,
         RestartState(rounds, NAME, allowed=0),
         PodHeartbeats(tmp_path),
     )

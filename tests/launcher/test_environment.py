@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_finetune.errors import SettingsError
-from llm_finetune.launcher.environment import Place
+from llm_finetune.launcher.environment import WorkerIdentity
 
 GIVEN = {
     "PET_RDZV_BACKEND": "c10d",
@@ -17,16 +17,16 @@ GIVEN = {
 
 
 def test_the_operators_environment_is_read() -> None:
-    place = Place.from_environment(4, GIVEN)
-    assert place == Place("llama-1a2b-worker-0", ("llama-1a2b-worker-0", 23456), 1, 4, 10)
+    place = WorkerIdentity.from_environment(4, GIVEN)
+    assert place == WorkerIdentity("llama-1a2b-worker-0", ("llama-1a2b-worker-0", 23456), 1, 4, 10)
     assert place.leads
-    assert not Place.from_environment(4, {**GIVEN, "POD_NAME": "llama-1a2b-worker-1"}).leads
+    assert not WorkerIdentity.from_environment(4, {**GIVEN, "POD_NAME": "llama-1a2b-worker-1"}).leads
     in_full = {**GIVEN, "PET_RDZV_ENDPOINT": "llama-1a2b-worker-0.team.svc:23456"}
-    assert Place.from_environment(4, in_full).leads
+    assert WorkerIdentity.from_environment(4, in_full).leads
 
 
 def test_one_worker_needs_no_operator() -> None:
-    place = Place.from_environment(1, {"POD_NAME": "alone"})
+    place = WorkerIdentity.from_environment(1, {"POD_NAME": "alone"})
     assert place.leads
     assert (place.least, place.most) == (1, 1)
 
@@ -49,6 +49,6 @@ def test_one_worker_needs_no_operator() -> None:
 )
 def test_what_cannot_be_followed_is_refused_in_a_line(change: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError) as refusal:
-        Place.from_environment(4, {**GIVEN, **change})
+        WorkerIdentity.from_environment(4, {**GIVEN, **change})
     (problem,) = refusal.value.problems
     assert said in problem

@@ -238,6 +238,6 @@ def test_any_file_of_state_is_read_or_passed_over(tmp_path: Path, content: bytes
     (tmp_path / "rounds.json").write_bytes(content)
     assert isinstance(str(heartbeat.read(tmp_path / "heartbeat-pod-1.json")), str)
     assert isinstance(PodHeartbeats(tmp_path).left(), str)
-    tally = RestartState(tmp_path / "rounds.json", "job", 3)
-    assert tally.begin() > 0
-    assert tally.failures >= 0
+    restarts = RestartState(tmp_path / "rounds.json", "job", 3)
+    assert restarts.begin() > 0
+    assert restarts.failures >= 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.inference_prompts import InferencePrompt
 from llm_finetune.data.records import Conversation, Instruction, InvalidRecordError, Message, Record, Text
 from llm_finetune.errors import DataError, OutputError
 
@@ -27,7 +27,7 @@ class ChatHistory:
         instruction: what is asked about each line; empty: the line itself is what is asked.
     """
 
-    asking: Asking
+    asking: InferencePrompt
     system: str = ""
     instruction: str = ""
     exchanges: list[tuple[str, str]] = field(default_factory=list)

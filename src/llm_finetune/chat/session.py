@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llm_finetune.chat.conversation import ChatHistory
 from llm_finetune.chat.terminal import piped_lines, print_status, show, typed_lines
-from llm_finetune.data.inference_prompts import Asking
+from llm_finetune.data.inference_prompts import InferencePrompt
 from llm_finetune.data.prompt_config import PromptConfig
 from llm_finetune.distributed import available_cores
 from llm_finetune.errors import SettingsError, UserError
@@ -64,7 +64,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     configure("warning", rank=0)
     loaded = load_folder(folder, trust_remote_code=options.trust_remote_code)
-    asking = Asking(loaded.tokenizer, PromptConfig.read(folder))
+    asking = InferencePrompt(loaded.tokenizer, PromptConfig.read(folder))
     if asking.format == "text" and (options.system or options.instruction):
         raise SettingsError(
             "--system, --instruction: this model was trained on plain text and goes on with it"
@@ -86,7 +86,7 @@ def chat(folder: Path, options: ChatOptions) -> None:
 class Session:
     """One chat: commands and questions, with the conversation so far."""
 
-    def __init__(self, loaded: ModelFolder, asking: Asking, options: ChatOptions) -> None:
+    def __init__(self, loaded: ModelFolder, asking: InferencePrompt, options: ChatOptions) -> None:
         self._loaded = loaded
         self._options = options
         self._conversation = ChatHistory(asking, options.system, options.instruction)

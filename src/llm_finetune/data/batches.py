@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from llm_finetune.data import Row, Split
+from llm_finetune.data import PackedSequence, Split
 from llm_finetune.data.prepared_dataset import IGNORE_INDEX
 
 
@@ -43,7 +43,7 @@ def shape_of(rows: int, ranks: int, batch_size: int) -> StepShape:
     return max(shapes, key=lambda shape: (shape.rows, shape.batch_size))
 
 
-class RowDataset(Dataset[Row]):
+class RowDataset(Dataset[PackedSequence]):
     """A prepared split as torch's DataLoader takes it."""
 
     def __init__(self, split: Split) -> None:
@@ -52,7 +52,7 @@ class RowDataset(Dataset[Row]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> PackedSequence:
         return self.split[index]
 
 
@@ -104,13 +104,13 @@ class _RankAndSize(Protocol):
 
 def make_dataloader(
     split: Split, batch_size: int, ranks: _RankAndSize, pad_id: int, shuffle_seed: int | None
-) -> DataLoader[Row]:
+) -> DataLoader[PackedSequence]:
     """A loader of this rank's batches; each is what `collate` returns."""
     batches = DistributedBatchSampler(len(split), batch_size, ranks.rank, ranks.size, shuffle_seed)
     return DataLoader(RowDataset(split), batch_sampler=batches, collate_fn=lambda rows: collate(rows, pad_id))
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[PackedSequence], pad_id: int) -> dict[str, torch.Tensor]:
     """Rows as tensors of shape (rows, positions of the longest).
 
     Positions start again at 0 with each record, and padding is a record of its own without labels: no mask is
@@ -127,7 +127,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     tokens = 0
     for index in range(shape[0]):
         start = 0
-        for segment in rows[index].segments if rows else ():
+        for segment in rows[index].samples if rows else ():
             end = start + len(segment.input_ids)
             input_ids[index, start:end] = torch.from_numpy(segment.input_ids.astype("int64"))
             position_ids[index, start:end] = torch.arange(end - start)

@@ -32,8 +32,8 @@ class ChatPrompt:
 
     writes_special_tokens = True
 
-    def __init__(self, openings: PromptPreambles, eos: str, tokenizer: Any, mask_history: bool) -> None:
-        self._openings = openings
+    def __init__(self, preambles: PromptPreambles, eos: str, tokenizer: Any, mask_history: bool) -> None:
+        self._preambles = preambles
         self._eos = eos
         self._mask_history = mask_history
         self._template = ChatTemplate(tokenizer)
@@ -117,7 +117,7 @@ class ChatPrompt:
         if isinstance(record, Instruction):
             question = joined([record.instruction, record.input])
             conversation = [Message("user", question), Message("assistant", record.output)]
-            opening = self._openings.of(record)
+            opening = self._preambles.of(record)
             turns = [Message("system", opening), *conversation] if opening else conversation
         else:
             last = max(i for i, turn in enumerate(record.messages) if turn.role == "assistant")

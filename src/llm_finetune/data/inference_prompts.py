@@ -12,7 +12,7 @@ from llm_finetune.data.tokenization import Encoder
 from llm_finetune.errors import ModelError
 
 
-class Asking:
+class InferencePrompt:
     """Writes and tokenizes questions in the form that the model knows.
 
     Args:
@@ -34,9 +34,9 @@ class Asking:
         if prompt_config.format == "chat" and (has_none := why_no_template(tokenizer)):
             raise ModelError(f"{PromptConfig.file_name}: the format is chat, but the tokenizer {has_none}")
         self.format = prompt_config.format
-        self._openings = PromptPreambles(prompt_config.with_input, prompt_config.without_input)
+        self._preambles = PromptPreambles(prompt_config.with_input, prompt_config.without_input)
         self._encoder = Encoder(tokenizer)
-        self._prompt = prompt_of(self.format, self._openings, self._encoder.eos, tokenizer)
+        self._prompt = prompt_of(self.format, self._preambles, self._encoder.eos, tokenizer)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Asking:
 
     def _opened(self, conversation: Conversation) -> Conversation:
         """Begins as the training's instructions did: with their opening as a system turn."""
-        opening, turns = self._openings.without_input, conversation.messages
+        opening, turns = self._preambles.without_input, conversation.messages
         if opening and turns[0].role != "system":
             return Conversation((Message("system", opening), *turns))
         return conversation

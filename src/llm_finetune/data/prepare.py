@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from llm_finetune.data import validation_split
 from llm_finetune.data.prepared_dataset import is_whole, write_summary, written_aside
 from llm_finetune.data.records import Record
-from llm_finetune.data.resolved_spec import Recipe, decide
+from llm_finetune.data.resolved_spec import ResolvedSpec, decide
 from llm_finetune.data.sources.iterate import Files, Problems, read_records
-from llm_finetune.data.spec import PreparePlan
+from llm_finetune.data.spec import PrepareSpec
 from llm_finetune.data.stats import SplitSummary, Summary
 from llm_finetune.data.tokenized_records import Placed, Sequencer
 from llm_finetune.data.writer import SplitWriter
@@ -41,8 +41,8 @@ class Share(NamedTuple):
     split_of: NDArray[np.uint8]
 
 
-def prepare(plan: PreparePlan, tokenizer: Any, cache_dir: Path, progress: Progress | None = None) -> Path:
-    """Prepare the records of a plan, unless that was done before.
+def prepare(spec: PrepareSpec, tokenizer: Any, cache_dir: Path, progress: Progress | None = None) -> Path:
+    """Prepare the records of a spec, unless that was done before.
 
     Every row is checked before the first is tokenized. Memory does not grow with the records' text.
 
@@ -59,57 +59,59 @@ def prepare(plan: PreparePlan, tokenizer: Any, cache_dir: Path, progress: Progre
         ModelError: the tokenizer.
         OutputError: the folder cannot be written.
     """
-    recipe = decide(plan, tokenizer)
-    folder = cache_dir / recipe.fingerprint(tokenizer)
+    resolved = decide(spec, tokenizer)
+    folder = cache_dir / resolved.fingerprint(tokenizer)
     if not is_whole(folder):
         report = progress or (lambda records, what: None)
-        sequencer = Sequencer(recipe, tokenizer)
-        shares, left_out = _share_out(recipe, report)
+        sequencer = Sequencer(resolved, tokenizer)
+        shares, left_out = _share_out(resolved, report)
         with written_aside(folder) as work:
-            splits = _write(recipe, shares, sequencer, work, report)
-            write_summary(work, _summary(recipe, splits, left_out))
+            splits = _write(resolved, shares, sequencer, work, report)
+            write_summary(work, _summary(resolved, splits, left_out))
     return folder
 
 
-def _share_out(recipe: Recipe, report: Progress) -> tuple[list[Share], int]:
+def _share_out(resolved: ResolvedSpec, report: Progress) -> tuple[list[Share], int]:
     """Check every row, and decide by its content where it goes.
 
     Returns:
         The shares, and how many training records are left out since they are validation records as well.
     """
-    plan, catalog = recipe.plan, recipe.catalog
+    spec, catalog = resolved.spec, resolved.catalog
     problems = Problems()
-    hashes = _hashes(recipe, catalog.training, problems, report)
-    validation_hashes = _hashes(recipe, catalog.validation, problems, report)
+    hashes = _hashes(resolved, catalog.training, problems, report)
+    validation_hashes = _hashes(resolved, catalog.validation, problems, report)
     problems.raise_any()
-    share = plan.validation_share if plan.with_validation and not catalog.validation else 0
+    share = spec.validation_share if spec.with_validation and not catalog.validation else 0
     train, held_out = validation_split.divided(hashes, validation_hashes, share)
     left_out = len(hashes) - int(np.count_nonzero(train | held_out))
     split_of = np.zeros(len(hashes), np.uint8)
-    split_of[validation_split.first(train, plan.max_samples)] = _TRAIN
-    split_of[validation_split.first(held_out, plan.max_validation_samples)] = _VALIDATION
+    split_of[validation_split.first(train, spec.max_samples)] = _TRAIN
+    split_of[validation_split.first(held_out, spec.max_validation_samples)] = _VALIDATION
     shares = [Share(catalog.training, split_of)]
     if catalog.validation:
         everything = np.ones(len(validation_hashes), np.bool_)
-        chosen = validation_split.first(everything, plan.max_validation_samples)
+        chosen = validation_split.first(everything, spec.max_validation_samples)
         shares.append(Share(catalog.validation, np.where(chosen, _VALIDATION, _NOWHERE).astype(np.uint8)))
     return shares, left_out
 
 
-def _hashes(recipe: Recipe, files: Files, problems: Problems, report: Progress) -> validation_split.Hashes:
+def _hashes(
+    resolved: ResolvedSpec, files: Files, problems: Problems, report: Progress
+) -> validation_split.Hashes:
     hashes = array("Q")
-    for _, record in read_records(files, recipe.schema, problems):
-        hashes.append(validation_split.content_hash(record, recipe.plan.seed))
+    for _, record in read_records(files, resolved.schema, problems):
+        hashes.append(validation_split.content_hash(record, resolved.spec.seed))
         if len(hashes) % _REPORT_EVERY == 0:
             report(len(hashes), "records checked")
     return np.frombuffer(hashes, np.uint64) if hashes else np.zeros(0, np.uint64)
 
 
 def _write(
-    recipe: Recipe, shares: Sequence[Share], sequencer: Sequencer, work: Path, report: Progress
+    resolved: ResolvedSpec, shares: Sequence[Share], sequencer: Sequencer, work: Path, report: Progress
 ) -> dict[str, SplitSummary]:
     """Tokenize the records and write each into its split; then lay the rows out."""
-    plan = recipe.plan
+    spec = resolved.spec
     problems = Problems()
     files_of = {int(split): share.files for share in shares for split in np.unique(share.split_of) if split}
     total = sum(int(np.count_nonzero(share.split_of)) for share in shares)
@@ -117,7 +119,7 @@ def _write(
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(work / _FOLDERS[split])) for split in files_of}
         for share in shares:
-            records = _placed(recipe, share, problems)
+            records = _placed(resolved, share, problems)
             sequences = sequencer.sequences(records, share.files, problems)
             for written in sequences:
                 writers[written.place[1]].add(written)
@@ -127,16 +129,16 @@ def _write(
         if next(done) <= total:
             raise DataError("The data changed while it was read. Start again once it is complete.")
         return {
-            _FOLDERS[split]: writer.finish(_names(files_of[split]), plan.max_length, plan.packing)
+            _FOLDERS[split]: writer.finish(_names(files_of[split]), spec.max_length, spec.packing)
             for split, writer in writers.items()
         }
 
 
-def _placed(recipe: Recipe, share: Share, problems: Problems) -> Iterator[tuple[Placed, Record]]:
+def _placed(resolved: ResolvedSpec, share: Share, problems: Problems) -> Iterator[tuple[Placed, Record]]:
     """The records of a share that go anywhere."""
     wanted = np.flatnonzero(share.split_of)
     last = int(wanted[-1]) if len(wanted) else -1
-    for number, (origin, record) in enumerate(read_records(share.files, recipe.schema, problems)):
+    for number, (origin, record) in enumerate(read_records(share.files, resolved.schema, problems)):
         if number > last:
             break
         if split := int(share.split_of[number]):
@@ -147,16 +149,16 @@ def _names(files: Files) -> list[list[str]]:
     return [[file.name for file in group] for group in files]
 
 
-def _summary(recipe: Recipe, splits: dict[str, SplitSummary], left_out: int) -> Summary:
-    plan = recipe.plan
-    share = f"{plan.validation_share:g} of the training records" if "validation" in splits else "nowhere"
+def _summary(resolved: ResolvedSpec, splits: dict[str, SplitSummary], left_out: int) -> Summary:
+    spec = resolved.spec
+    share = f"{spec.validation_share:g} of the training records" if "validation" in splits else "nowhere"
     return Summary(
-        data_type=recipe.schema.type,
-        prompt_format=recipe.prompt_format,
-        prompt_format_reason=recipe.prompt_format_reason,
-        max_length=plan.max_length,
-        packing=plan.packing,
-        validation_from=recipe.catalog.validation_from or share,
+        data_type=resolved.schema.type,
+        prompt_format=resolved.prompt_format,
+        prompt_format_reason=resolved.prompt_format_reason,
+        max_length=spec.max_length,
+        packing=spec.packing,
+        validation_from=resolved.catalog.validation_from or share,
         kept_for_validation_only=left_out,
         train=splits["train"],
         validation=splits.get("validation"),

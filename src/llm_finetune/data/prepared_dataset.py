@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Segment:
+class Sample:
     """One record in a row.
 
     Attributes:
@@ -59,14 +59,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedSequence:
     """The records that share one row. Nothing attends or predicts from one to the next."""
 
-    segments: tuple[Segment, ...]
+    samples: tuple[Sample, ...]
 
     def __len__(self) -> int:
         """Tokens in the row."""
-        return sum(len(segment.input_ids) for segment in self.segments)
+        return sum(len(segment.input_ids) for segment in self.samples)
 
 
 class Split:
@@ -95,15 +95,15 @@ class Split:
     def __len__(self) -> int:
         return len(self._row_offsets) - 1
 
-    def __getitem__(self, index: int) -> Row:
-        return Row(tuple(self._segment(record) for record in self._records(index)))
+    def __getitem__(self, index: int) -> PackedSequence:
+        return PackedSequence(tuple(self._segment(record) for record in self._records(index)))
 
     def provenance(self, index: int) -> list[tuple[int, str, int]]:
         """For each record of a row: number of the source, name of the file in it, row in that."""
         origins = (Origin(*self._provenance[record].tolist()) for record in self._records(index))
         return [(source, self._files[source][file], row) for source, file, row in origins]
 
-    def first_records(self, count: int) -> list[Segment]:
+    def first_records(self, count: int) -> list[Sample]:
         """Up to so many records, in the order of the files and not of the rows."""
         return [self._segment(record) for record in range(min(count, len(self._provenance)))]
 
@@ -111,12 +111,12 @@ class Split:
         index = range(len(self))[index]
         return self._rows[self._row_offsets[index] : self._row_offsets[index + 1]]
 
-    def _segment(self, record: int) -> Segment:
+    def _segment(self, record: int) -> Sample:
         place = slice(self._offsets[record], self._offsets[record + 1])
         input_ids = self._input_ids[place]
         labels = np.where(self._trained[place], input_ids, IGNORE_INDEX).astype(np.int64)
         labels[0] = IGNORE_INDEX
-        return Segment(input_ids, labels)
+        return Sample(input_ids, labels)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from llm_finetune.data import validation_split
 from llm_finetune.data.packing import pack
 from llm_finetune.data.prompt_segments import PromptSegment
 from llm_finetune.data.records import Record
-from llm_finetune.data.resolved_spec import Recipe, decide
+from llm_finetune.data.resolved_spec import ResolvedSpec, decide
 from llm_finetune.data.sources.iterate import Files, Problems, read_records, where
-from llm_finetune.data.spec import PreparePlan
+from llm_finetune.data.spec import PrepareSpec
 from llm_finetune.data.tokenization import TokenSequence
 from llm_finetune.data.tokenized_records import Placed, Sequencer
 from llm_finetune.data.truncation import Truncated
@@ -42,7 +42,7 @@ class Example:
 
     def __str__(self) -> str:
         # A record that brings the brackets itself would show another part as the trained one.
-        texts = [(piece.text.translate(_BRACKETS), piece.trained) for piece in self.pieces]
+        texts = [(piece.text.translate(_BRACKETS), piece.loss_mask) for piece in self.pieces]
         return "".join(f"⟦{text}⟧" if trained else text for text, trained in texts)
 
 
@@ -93,7 +93,7 @@ class Preview:
     padded: Layout
 
 
-def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: int = 8) -> Preview:
+def preview(spec: PrepareSpec, tokenizer: Any, examples: int = 3, batch_size: int = 8) -> Preview:
     """Check and measure the first records, in seconds whatever the size of the files; writes nothing.
 
     Args:
@@ -103,29 +103,29 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
     Raises:
         DataError, ModelError: as `prepare`, for what was read.
     """
-    recipe = decide(plan, tokenizer)
-    sequencer = Sequencer(recipe, tokenizer)
+    resolved = decide(spec, tokenizer)
+    sequencer = Sequencer(resolved, tokenizer)
     problems = Problems()
-    head, hashes, complete = _check(recipe, recipe.catalog.training, problems)
-    _, validation_hashes, validation_complete = _check(recipe, recipe.catalog.validation, problems)
+    head, hashes, complete = _check(resolved, resolved.catalog.training, problems)
+    _, validation_hashes, validation_complete = _check(resolved, resolved.catalog.validation, problems)
     problems.raise_any()
     if complete and validation_complete:
-        share = plan.validation_share if plan.with_validation and not recipe.catalog.validation else 0
+        share = spec.validation_share if spec.with_validation and not resolved.catalog.validation else 0
         validation_split.divided(hashes, validation_hashes, share)
-    measured = list(sequencer.sequences(head, recipe.catalog.training, problems))
+    measured = list(sequencer.sequences(head, resolved.catalog.training, problems))
     problems.raise_any()
     begun = [written.marks for written in measured if written.marks.begins]
     read = np.array([written.length for written in measured])
     fitted = np.array([len(part.input_ids) for written in measured for part in written.fitted.sequences])
-    _, row_offsets = pack(fitted, plan.max_length)
+    _, row_offsets = pack(fitted, spec.max_length)
     return Preview(
-        data_type=recipe.schema.type,
-        prompt_format=recipe.prompt_format,
-        prompt_format_reason=recipe.prompt_format_reason,
-        validation_from=recipe.catalog.validation_from,
+        data_type=resolved.schema.type,
+        prompt_format=resolved.prompt_format,
+        prompt_format_reason=resolved.prompt_format_reason,
+        validation_from=resolved.catalog.validation_from,
         examples=[
             Example(
-                where(recipe.catalog.training, written.place[0]),
+                where(resolved.catalog.training, written.place[0]),
                 _pieces(written.fitted.sequences[0], tokenizer),
                 _describe_cut(written.fitted),
             )
@@ -137,31 +137,31 @@ def preview(plan: PreparePlan, tokenizer: Any, examples: int = 3, batch_size: in
         taken_apart=sum(marks.prompts > 1 for marks in begun),
         control_words=sum(marks.control_words for marks in begun),
         lost_thoughts=sum(marks.lost_thoughts for marks in begun),
-        max_length=plan.max_length,
+        max_length=spec.max_length,
         lengths={
             "mean": float(read.mean()),
             **{f"p{p}": float(np.percentile(read, p, method="higher")) for p in (50, 90, 99)},
             "longest": float(read.max()),
         },
-        too_long=len({written.place[0] for written in measured if written.length > plan.max_length}),
-        too_long_fate=recipe.too_long,
-        packed=Layout(len(row_offsets) - 1, (len(row_offsets) - 1) * plan.max_length),
+        too_long=len({written.place[0] for written in measured if written.length > spec.max_length}),
+        too_long_fate=resolved.too_long,
+        packed=Layout(len(row_offsets) - 1, (len(row_offsets) - 1) * spec.max_length),
         padded=_padded(fitted, batch_size),
     )
 
 
 def _check(
-    recipe: Recipe, files: Files, problems: Problems
+    resolved: ResolvedSpec, files: Files, problems: Problems
 ) -> tuple[list[tuple[Placed, Record]], validation_split.Hashes, bool]:
     """The records to measure, the hashes of those that were checked, and whether that was all."""
     head: list[tuple[Placed, Record]] = []
     hashes = array("Q")
     complete = True
-    for origin, record in read_records(files, recipe.schema, problems):
+    for origin, record in read_records(files, resolved.schema, problems):
         if len(hashes) == CHECKED_RECORDS:
             complete = False
             break
-        hashes.append(validation_split.content_hash(record, recipe.plan.seed))
+        hashes.append(validation_split.content_hash(record, resolved.spec.seed))
         if len(head) < MEASURED_RECORDS:
             head.append(((origin, 1), record))
     return head, np.array(hashes, np.uint64), complete
@@ -179,7 +179,7 @@ def _describe_cut(fitted: Truncated) -> str:
 def _pieces(sequence: TokenSequence, tokenizer: Any) -> list[PromptSegment]:
     """The tokens as text, cut where training begins or ends."""
     # Whole beginnings are decoded, and not the parts: some tokenizers strip the space before a text.
-    trained = sequence.trained.copy()
+    trained = sequence.loss_mask.copy()
     trained[0] = False
     borders = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(trained)]
     texts = [

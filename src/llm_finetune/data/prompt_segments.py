@@ -13,7 +13,7 @@ class PromptSegment(NamedTuple):
     """A part of a prompt. The parts in order are the whole text."""
 
     text: str
-    trained: bool
+    loss_mask: bool
 
 
 class Written(NamedTuple):

@@ -50,7 +50,7 @@ class Prompt(Protocol):
 
 def prompt_of(
     prompt_format: Literal["alpaca", "chat", "text"],
-    openings: PromptPreambles,
+    preambles: PromptPreambles,
     eos: str,
     tokenizer: Any,
     mask_history: bool = False,
@@ -64,8 +64,8 @@ def prompt_of(
     if prompt_format == "text":
         return PlainText(eos)
     if prompt_format == "chat":
-        return ChatPrompt(openings, eos, tokenizer, mask_history)
-    return SectionsPrompt(openings, eos, mask_history)
+        return ChatPrompt(preambles, eos, tokenizer, mask_history)
+    return SectionsPrompt(preambles, eos, mask_history)
 
 
 def choose_format(
@@ -124,8 +124,8 @@ class SectionsPrompt:
 
     writes_special_tokens = False
 
-    def __init__(self, openings: PromptPreambles, eos: str, mask_history: bool) -> None:
-        self._openings = openings
+    def __init__(self, preambles: PromptPreambles, eos: str, mask_history: bool) -> None:
+        self._preambles = preambles
         self._eos = eos
         self._mask_history = mask_history
 
@@ -139,12 +139,12 @@ class SectionsPrompt:
     def _pieces(self, record: Record) -> list[PromptSegment]:
         assert not isinstance(record, Text)
         if isinstance(record, Instruction):
-            parts = [self._openings.of(record), *_sections(record), "### Response:\n"]
+            parts = [self._preambles.of(record), *_sections(record), "### Response:\n"]
             return [PromptSegment(joined(parts), False), PromptSegment(record.output + self._eos, True)]
         return self._conversation(record.messages)
 
     def _conversation(self, turns: Sequence[Message]) -> list[PromptSegment]:
-        parts = [turns[0].content if turns[0].role == "system" else self._openings.without_input]
+        parts = [turns[0].content if turns[0].role == "system" else self._preambles.without_input]
         pieces: list[PromptSegment] = []
         for turn in turns:
             if turn.role == "user":

@@ -12,22 +12,22 @@ from llm_finetune.data.records import Schema
 from llm_finetune.data.records.formats import infer_schema
 from llm_finetune.data.sources.iterate import Files
 from llm_finetune.data.sources.local import Catalog, open_sources
-from llm_finetune.data.spec import PreparePlan
+from llm_finetune.data.spec import PrepareSpec
 from llm_finetune.errors import DataError, ModelError
 
 FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the records of a plan become token sequences.
+class ResolvedSpec:
+    """How the records of a spec become token sequences.
 
     Attributes:
         prompt_format_reason: why this format, in words.
         too_long: what happens to a record that is longer than a row.
     """
 
-    plan: PreparePlan
+    spec: PrepareSpec
     catalog: Catalog
     schema: Schema
     prompt_format: Literal["alpaca", "chat", "text"]
@@ -36,12 +36,12 @@ class Recipe:
 
     def fingerprint(self, tokenizer: Any) -> str:
         """A name for all that decides the prepared set's content."""
-        plan = asdict(self.plan)
+        spec = asdict(self.spec)
         for only_leads_to_the_rest in ("training", "validation", "model_name", "prompt_format", "too_long"):
-            del plan[only_leads_to_the_rest]
+            del spec[only_leads_to_the_rest]
         parts = {
             "version": FORMAT_VERSION,
-            "plan": plan,
+            "spec": spec,
             "schema": asdict(self.schema),
             "prompt_format": self.prompt_format,
             "too_long": self.too_long,
@@ -52,27 +52,29 @@ class Recipe:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def decide(plan: PreparePlan, tokenizer: Any) -> Recipe:
+def decide(spec: PrepareSpec, tokenizer: Any) -> ResolvedSpec:
     """Find the files, look at the first row and choose what is `auto`.
 
     Raises:
-        DataError: the files, their columns or the plan.
-        ModelError: the tokenizer cannot do what the plan asks for.
+        DataError: the files, their columns or the spec.
+        ModelError: the tokenizer cannot do what the spec asks for.
     """
     _check(tokenizer)
-    catalog = open_sources(plan.training, plan.validation, plan.with_validation)
+    catalog = open_sources(spec.training, spec.validation, spec.with_validation)
     first_file = catalog.training[0][0]
     row, raw = next(first_file.rows())
-    schema = infer_schema(raw, plan.data_type, plan.columns, f"{first_file.location}, row {row}")
+    schema = infer_schema(raw, spec.data_type, spec.columns, f"{first_file.location}, row {row}")
     if schema.type == "text":
-        return Recipe(plan, catalog, schema, "text", "plain text has no prompt", _too_long(plan, "split"))
-    if plan.too_long == "split":
+        return ResolvedSpec(
+            spec, catalog, schema, "text", "plain text has no prompt", _too_long(spec, "split")
+        )
+    if spec.too_long == "split":
         raise DataError(
             f"overflowStrategy is split, but the records are of type {schema.type}: a piece without its "
             "prompt would teach nothing. Choose truncate or error."
         )
-    prompt_format, reason = choose_format(plan.prompt_format, plan.model_name, tokenizer, schema.type)
-    return Recipe(plan, catalog, schema, prompt_format, reason, _too_long(plan, "truncate"))
+    prompt_format, reason = choose_format(spec.prompt_format, spec.model_name, tokenizer, schema.type)
+    return ResolvedSpec(spec, catalog, schema, prompt_format, reason, _too_long(spec, "truncate"))
 
 
 def _check(tokenizer: Any) -> None:
@@ -83,9 +85,9 @@ def _check(tokenizer: Any) -> None:
 
 
 def _too_long(
-    plan: PreparePlan, automatic: Literal["truncate", "split"]
+    spec: PrepareSpec, automatic: Literal["truncate", "split"]
 ) -> Literal["truncate", "split", "error"]:
-    return automatic if plan.too_long == "auto" else plan.too_long
+    return automatic if spec.too_long == "auto" else spec.too_long
 
 
 def _digests(files: Files) -> list[list[tuple[str, str]]]:

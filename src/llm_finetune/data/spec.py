@@ -11,7 +11,7 @@ from llm_finetune.data.truncation import TooLong
 
 
 @dataclass(frozen=True)
-class PreparePlan:
+class PrepareSpec:
     """What to prepare, and how.
 
     Attributes:

@@ -26,11 +26,11 @@ class TokenSequence(NamedTuple):
 
     Attributes:
         input_ids: int32, shape (tokens,).
-        trained: bool, shape (tokens,): the token is part of an answer.
+        loss_mask: bool, shape (tokens,): the token is part of an answer.
     """
 
     input_ids: NDArray[np.int32]
-    trained: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
 
 
 class Encoder:
@@ -112,7 +112,7 @@ class Encoder:
             ids += first
             ids += record_ids
             counts += [len(first), *(end - start for start, end in pairwise(borders))]
-            flags += [False, *(piece.trained for piece in prompt)]
+            flags += [False, *(piece.loss_mask for piece in prompt)]
             ends.append(len(ids))
         input_ids, trained = np.array(ids, np.int32), np.repeat(flags, counts)
         start = 0

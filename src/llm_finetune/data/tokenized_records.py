@@ -12,7 +12,7 @@ from llm_finetune.data import prompt_segments, truncation
 from llm_finetune.data.prompt_segments import PromptPreambles, PromptSegment
 from llm_finetune.data.prompt_templates import prompt_of
 from llm_finetune.data.records import InvalidRecordError, Origin, Record, size_of
-from llm_finetune.data.resolved_spec import Recipe
+from llm_finetune.data.resolved_spec import ResolvedSpec
 from llm_finetune.data.sources.iterate import Files, Problems, where
 from llm_finetune.data.template_sandbox import StoppedError
 from llm_finetune.data.tokenization import Encoder, TokenSequence
@@ -55,19 +55,19 @@ class Written(NamedTuple):
 
 
 class Sequencer:
-    """Writes records as the recipe says, tokenizes them and fits them into a row.
+    """Writes records as the resolved says, tokenizes them and fits them into a row.
 
     Raises:
         ModelError: the tokenizer does not read its own end-of-sequence token as one token.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
-        self._recipe = recipe
+    def __init__(self, resolved: ResolvedSpec, tokenizer: Any) -> None:
+        self._resolved = resolved
         self._encoder = Encoder(tokenizer)
-        plan = recipe.plan
-        openings = PromptPreambles(plan.prompt_with_input, plan.prompt_without_input)
+        spec = resolved.spec
+        preambles = PromptPreambles(spec.prompt_with_input, spec.prompt_without_input)
         self._prompt = prompt_of(
-            recipe.prompt_format, openings, self._encoder.eos, tokenizer, plan.mask_history
+            resolved.prompt_format, preambles, self._encoder.eos, tokenizer, spec.mask_history
         )
         self._bos = tokenizer.bos_token_id
 
@@ -81,22 +81,22 @@ class Sequencer:
         Raises:
             ModelError: the chat template had to be stopped.
         """
-        recipe = self._recipe
+        resolved = self._resolved
         prompts = self._written(records, files, problems)
         for (place, marks), sequence in self._encoder.encode(prompts, self._prompt.writes_special_tokens):
             if isinstance(sequence, InvalidRecordError):
                 problems.add(f"{where(files, place[0])}: {sequence}")
                 continue
             length = len(sequence.input_ids)
-            if length > recipe.plan.max_length and recipe.too_long == "error":
+            if length > resolved.spec.max_length and resolved.too_long == "error":
                 problems.add(
                     f"{where(files, place[0])}: {length:,} tokens, and maxSeqLength is "
-                    f"{recipe.plan.max_length:,}. Raise it, shorten the record, or let "
+                    f"{resolved.spec.max_length:,}. Raise it, shorten the record, or let "
                     "overflowStrategy be auto."
                 )
                 continue
             fitted = self._fit(sequence)
-            if not fitted.sequences[0].trained[1:].any():
+            if not fitted.sequences[0].loss_mask[1:].any():
                 problems.add(f"{where(files, place[0])}: not one token of it could be trained on.")
                 continue
             yield Written(place, fitted, length, marks)
@@ -137,14 +137,14 @@ class Sequencer:
         return f"{where(files, place[0])}: {self._encoder.control_words.plain(str(problem))}"
 
     def _fit(self, sequence: TokenSequence) -> Truncated:
-        plan = self._recipe.plan
-        if len(sequence.input_ids) <= plan.max_length:
+        spec = self._resolved.spec
+        if len(sequence.input_ids) <= spec.max_length:
             fitted = Truncated([sequence])
-        elif self._recipe.too_long == "split":
-            fitted = truncation.split(sequence, plan.max_length)
+        elif self._resolved.too_long == "split":
+            fitted = truncation.split(sequence, spec.max_length)
         else:
-            fitted = truncation.truncate(sequence, plan.max_length, int(sequence.input_ids[0] == self._bos))
-        if plan.loss_on_prompt:
+            fitted = truncation.truncate(sequence, spec.max_length, int(sequence.input_ids[0] == self._bos))
+        if spec.loss_on_prompt:
             # Only now: what is cut depends on where the answer begins.
             everything = [TokenSequence(ids, np.ones(len(ids), np.bool_)) for ids, _ in fitted.sequences]
             fitted = fitted._replace(sequences=everything)

@@ -22,7 +22,7 @@ from llm_finetune.errors import SettingsError
 
 MOST_WAITING = 64  # connections that have not proved yet who they are
 PAUSE_SECONDS = 0.1
-NEWS_SECONDS = 60.0
+LOG_INTERVAL_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +116,13 @@ class _TurnedAway:
         self._port = port
         self._lock = threading.Lock()
         self._number = 0
-        self._told_at = -NEWS_SECONDS
+        self._told_at = -LOG_INTERVAL_SECONDS
 
     def count(self, address: str, why: str) -> None:
         with self._lock:
             self._number += 1
             now = time.monotonic()
-            if now - self._told_at < NEWS_SECONDS:
+            if now - self._told_at < LOG_INTERVAL_SECONDS:
                 return
             number, self._number, self._told_at = self._number, 0, now
         many = "1 connection" if number == 1 else f"{number} connections"

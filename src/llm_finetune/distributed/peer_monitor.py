@@ -29,7 +29,7 @@ from llm_finetune.distributed.failure import Alarm, Failure
 from llm_finetune.distributed.job_secret import job_secret, say_where_there_is_none
 from llm_finetune.distributed.listener import Listener, NotAdmittedError
 from llm_finetune.distributed.stall_detection import Stalls
-from llm_finetune.distributed.store import LONGEST_NAP, NEWS_SECONDS, Rendezvous
+from llm_finetune.distributed.store import LOG_INTERVAL_SECONDS, MAX_POLL_SECONDS, Rendezvous
 from llm_finetune.errors import GroupError
 from llm_finetune.host.network import address_towards
 from llm_finetune.runtime import rank_progress
@@ -82,7 +82,7 @@ class PeerMonitor:
         else:
             self._connect(rendezvous, deadline_seconds)
             # Rank 0 knows who is missing: its word shall come before this rank's own patience ends.
-            rendezvous.store_wait(ALL_TIED, deadline_seconds + NEWS_SECONDS)
+            rendezvous.store_wait(ALL_TIED, deadline_seconds + LOG_INTERVAL_SECONDS)
         self.watch()
 
     def watch(self) -> None:
@@ -185,8 +185,8 @@ class PeerMonitor:
             except (OSError, OverflowError, UnicodeError) as error:
                 # A door that strangers crowd, it may be, or another's behind that address.
                 unheard = isinstance(error, (handshake.UnprovenError, TimeoutError))
-                if unheard and time.monotonic() + LONGEST_NAP < end:
-                    self._alarm.wait(LONGEST_NAP)
+                if unheard and time.monotonic() + MAX_POLL_SECONDS < end:
+                    self._alarm.wait(MAX_POLL_SECONDS)
                     continue
                 raise GroupError(
                     f"rank {ranks.rank} of {ranks.size} could not reach rank 0 at {host}:{port} "

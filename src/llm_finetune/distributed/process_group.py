@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import Store
 from llm_finetune.distributed import backends, oneccl
 from llm_finetune.distributed.failure import Alarm, Failure
 from llm_finetune.distributed.peer_monitor import PeerMonitor
-from llm_finetune.distributed.store import NEWS_SECONDS, Rendezvous, connect
+from llm_finetune.distributed.store import LOG_INTERVAL_SECONDS, Rendezvous, connect
 from llm_finetune.errors import GroupError, UserError
 from llm_finetune.runtime.ranks import Ranks
 from llm_finetune.runtime.watchdog import exit_on_timeout
@@ -31,10 +31,10 @@ COLLECTIVE = timedelta(hours=4)
 class Group:
     """All ranks of the run, as this one sees them; made by `join`."""
 
-    def __init__(self, ranks: Ranks, rendezvous: Rendezvous, lifeline: PeerMonitor | None = None) -> None:
+    def __init__(self, ranks: Ranks, rendezvous: Rendezvous, monitor: PeerMonitor | None = None) -> None:
         self.ranks = ranks
         self._rendezvous = rendezvous
-        self._lifeline = lifeline
+        self._lifeline = monitor
         self._barriers = 0
 
     def report(self, exit_code: int, message: str, patience_seconds: float = 60.0) -> None:
@@ -133,17 +133,17 @@ def join(
     backends.check_backend(backend, ranks.size)
     alarm = Alarm()
     rendezvous = Rendezvous(connect(ranks, deadline_seconds), ranks, alarm)
-    lifeline = PeerMonitor(ranks, alarm, grace_seconds, stall_seconds)
+    monitor = PeerMonitor(ranks, alarm, grace_seconds, stall_seconds)
     if ranks.size == 1:
-        lifeline.watch()
+        monitor.watch()
         try:
             yield Group(ranks, rendezvous)
         finally:
-            lifeline.leave()
+            monitor.leave()
         return
-    group = Group(ranks, rendezvous, lifeline)
-    with _tied(lifeline, ranks, alarm):
-        lifeline.connect(rendezvous, deadline_seconds)
+    group = Group(ranks, rendezvous, monitor)
+    with _tied(monitor, ranks, alarm):
+        monitor.connect(rendezvous, deadline_seconds)
         backends.prepare(backend, ranks)
         _initialize(backend, ranks, rendezvous.store, deadline_seconds)
         yield group
@@ -182,18 +182,18 @@ def _initialize(backend: Backend, ranks: Ranks, store: Store, deadline_seconds: 
 
 
 @contextmanager
-def _tied(lifeline: PeerMonitor, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
+def _tied(monitor: PeerMonitor, ranks: Ranks, alarm: Alarm) -> Iterator[None]:
     """Tells the peers how the body ended, and the caller whose failure it was where a peer's broke it."""
     try:
         yield
     except BaseException as error:
         cause = _peers_failure(error, alarm)
         message = f"rank {ranks.rank} failed: {_summary(cause)}"
-        lifeline.announce_failure(Failure(ranks.rank, _exit_code(cause), message))
+        monitor.announce_failure(Failure(ranks.rank, _exit_code(cause), message))
         if cause is error:
             raise
         raise cause from error
-    lifeline.leave()
+    monitor.leave()
 
 
 def _peers_failure(error: BaseException, alarm: Alarm) -> BaseException:
@@ -205,7 +205,7 @@ def _peers_failure(error: BaseException, alarm: Alarm) -> BaseException:
     if not (isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
         return error
     try:
-        alarm.wait(NEWS_SECONDS)
+        alarm.wait(LOG_INTERVAL_SECONDS)
     except GroupError as known:
         return known
     return GroupError(f"a collective failed though all ranks are there: {_summary(error)}")

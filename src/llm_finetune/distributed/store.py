@@ -23,8 +23,8 @@ from llm_finetune.distributed.job_secret import job_secret
 from llm_finetune.errors import GroupError
 from llm_finetune.runtime.ranks import Ranks, master
 
-LONGEST_NAP = 1.0
-NEWS_SECONDS = 2.0
+MAX_POLL_SECONDS = 1.0
+LOG_INTERVAL_SECONDS = 2.0
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -133,7 +133,7 @@ class Rendezvous:
                 if left <= 0:
                     raise GroupError(late())
                 self.alarm.wait(min(nap, left))
-                nap = min(2 * nap, LONGEST_NAP)
+                nap = min(2 * nap, MAX_POLL_SECONDS)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -141,7 +141,7 @@ class Rendezvous:
         try:
             yield
         except DistError as error:
-            self.alarm.wait(NEWS_SECONDS)
+            self.alarm.wait(LOG_INTERVAL_SECONDS)
             raise GroupError(f"the rendezvous store is lost, and rank 0 with it: {error}") from error
 
 
@@ -160,9 +160,9 @@ def _wait_for_port(ranks: Ranks, host: str, port: int, deadline_seconds: float) 
             with socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic())):
                 return
         except (OSError, UnicodeError) as error:  # refused, no route, or a name that is not known yet
-            if time.monotonic() + LONGEST_NAP > end:
+            if time.monotonic() + MAX_POLL_SECONDS > end:
                 raise GroupError(
                     f"rank 0 of {ranks.size} did not open the rendezvous store at {host}:{port} "
                     f"within {deadline_seconds:g} s ({error})."
                 ) from error
-        time.sleep(LONGEST_NAP / 4)
+        time.sleep(MAX_POLL_SECONDS / 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm_finetune.data import Segment, Split
+from llm_finetune.data import Sample, Split
 from llm_finetune.evaluation.result import Answer
 from llm_finetune.generation.detokenization import answers
 from llm_finetune.generation.load import end_ids
@@ -53,7 +53,7 @@ def sample_answers(
     ]
 
 
-def _parted(segment: Segment) -> tuple[list[int], list[int]] | None:
+def _parted(segment: Sample) -> tuple[list[int], list[int]] | None:
     """The tokens before the first answer, and that answer's; None where the record does not tell."""
     trained = segment.labels >= 0
     start = int(trained.argmax())

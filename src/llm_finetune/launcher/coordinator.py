@@ -21,7 +21,7 @@ from llm_finetune.launcher.restart_state import RestartState
 from llm_finetune.launcher.round import Round
 from llm_finetune.runtime.outcome import Outcome
 
-NEWS_SECONDS = 30.0
+LOG_INTERVAL_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -68,15 +68,15 @@ class Coordinator:
         self,
         name: str,
         workers: CoordinatorServer,
-        crew: WorkerLimits,
-        tally: RestartState,
-        signs: PodHeartbeats,
+        limits: WorkerLimits,
+        restarts: RestartState,
+        heartbeats: PodHeartbeats,
     ) -> None:
         self._name = name
         self._workers = workers
-        self._crew = crew
-        self._tally = tally
-        self._signs = signs
+        self._limits = limits
+        self._restarts = restarts
+        self._heartbeats = heartbeats
         self._job = name.removesuffix("0")
         self._leading = threading.Thread(target=self._lead, daemon=True)
         self._leading.start()
@@ -99,25 +99,25 @@ class Coordinator:
             if self._name not in self._workers.here:  # judged before anybody came to hear it
                 self._gather()
             end = time.monotonic() + SETTLE_SECONDS
-            while len(self._workers.here) < self._crew.wanted and time.monotonic() < end:
+            while len(self._workers.here) < self._limits.wanted and time.monotonic() < end:
                 self._next()
         self._workers.tell(self._workers.here, {"leave": asdict(verdict)})
 
     def _judge_rounds(self) -> Outcome | None:
         """Runs rounds until the job is over; None where this worker leaves, for another pod to go on."""
-        self._signs.await_other_job(self._job, self._crew.patience_seconds)
+        self._heartbeats.await_other_job(self._job, self._limits.patience_seconds)
         verdict = None
-        if self._tally.is_unfinished:  # this worker was killed in it, and could not say so
-            words = f"a round ended unexpectedly{self._signs.left() or self._never_seen()}"
+        if self._restarts.is_unfinished:  # this worker was killed in it, and could not say so
+            words = f"a round ended unexpectedly{self._heartbeats.left() or self._never_seen()}"
             verdict = self._over(Outcome(GroupError.exit_code, words))
         try:
             while verdict is None:
                 verdict = self._over(self._round())
         except LeavingError as told:
-            self._tally.count(told.ending)  # the next coordinator must not take it for a kill
+            self._restarts.count(told.ending)  # the next coordinator must not take it for a kill
             return None
         with suppress(OutputError):  # a volume that cannot be written does not change how the job ended
-            self._tally.finish()
+            self._restarts.finish()
         return verdict
 
     def _never_seen(self) -> str:
@@ -132,7 +132,7 @@ class Coordinator:
         if refusal is not None:
             return refusal
         names = self._in_order()
-        self._start(self._tally.begin(), names)
+        self._start(self._restarts.begin(), names)
         endings = self._watch(names)
         return Outcome(0, "done") if is_done(endings, first=names[0]) else cause_of(endings)
 
@@ -140,7 +140,7 @@ class Coordinator:
         """How the job ends with this; None where another round shall begin."""
         if ending.exit_code == 0 or ending.is_permanent:
             return ending
-        failures, allowed = self._tally.count(ending), self._tally.allowed
+        failures, allowed = self._restarts.count(ending), self._restarts.allowed
         if failures > allowed:
             return Outcome(
                 RestartsError.exit_code,
@@ -153,25 +153,25 @@ class Coordinator:
 
     def _gather(self) -> Outcome | None:
         """Waits for workers; the reason where too few come."""
-        crew, began, said = self._crew, time.monotonic(), 0.0
-        all_seconds = crew.lost_seconds if self._tally.number else crew.patience_seconds
-        while (count := len(self._workers.here)) < crew.wanted or self._name not in self._workers.here:
+        limits, began, said = self._limits, time.monotonic(), 0.0
+        all_seconds = limits.lost_seconds if self._restarts.number else limits.patience_seconds
+        while (count := len(self._workers.here)) < limits.wanted or self._name not in self._workers.here:
             if self._name not in self._workers.here:  # this worker itself still waits for data
                 began = time.monotonic()
             waited = time.monotonic() - began
-            if waited >= all_seconds and count >= crew.least:
-                log.warning("continuing with %d of %d workers: %s", count, crew.wanted, self._here())
+            if waited >= all_seconds and count >= limits.least:
+                log.warning("continuing with %d of %d workers: %s", count, limits.wanted, self._here())
                 return None
-            if waited >= crew.patience_seconds:
-                minutes = crew.patience_seconds / 60
+            if waited >= limits.patience_seconds:
+                minutes = limits.patience_seconds / 60
                 return Outcome(
                     GroupError.exit_code,
-                    f"{count} of {crew.wanted} workers joined within {minutes:g} min: {self._here()}; "
-                    f"at least {crew.least} must. Are the others' pods running (kubectl get pods)?",
+                    f"{count} of {limits.wanted} workers joined within {minutes:g} min: {self._here()}; "
+                    f"at least {limits.least} must. Are the others' pods running (kubectl get pods)?",
                 )
-            if waited - said > NEWS_SECONDS:
+            if waited - said > LOG_INTERVAL_SECONDS:
                 said = waited
-                log.info("%d of %d workers have joined: %s", count, crew.wanted, self._here())
+                log.info("%d of %d workers have joined: %s", count, limits.wanted, self._here())
             event = self._next()
             if event and event.ending and event.ending.is_permanent:  # it could not even come to a round
                 return cause_of({event.name: event.ending})
@@ -194,7 +194,7 @@ class Coordinator:
         endings: dict[str, Outcome] = {}
         while names[0] not in endings and not any(ending.exit_code for ending in endings.values()):
             self._hear(names, endings)
-            came = len(names) < self._crew.most and self._workers.here - set(names)
+            came = len(names) < self._limits.most and self._workers.here - set(names)
             if came and not endings:
                 endings[min(came)] = Outcome(
                     GroupError.exit_code,
@@ -206,7 +206,7 @@ class Coordinator:
             self._hear_all(names, endings, SETTLE_SECONDS)
         why = "the job is done" if is_done(endings, names[0]) else cause_of(endings).message
         self._workers.tell(set(names) - set(endings), {"stop": why})
-        self._hear_all(names, endings, self._crew.grace_seconds + SETTLE_SECONDS)
+        self._hear_all(names, endings, self._limits.grace_seconds + SETTLE_SECONDS)
         for name in set(names) - set(endings):
             self._workers.dismiss(name)
             endings[name] = Outcome(GroupError.exit_code, "is connected, but did not stop its processes")
@@ -225,7 +225,7 @@ class Coordinator:
         ending = event.ending if event else None
         if event and ending and (event.name in set(names) - set(endings) or ending.is_permanent):
             if ending.message == GONE:
-                ending = replace(ending, message=GONE + self._signs.last(event.name))
+                ending = replace(ending, message=GONE + self._heartbeats.last(event.name))
             endings[event.name] = ending
 
     def _next(self) -> Event | None:
@@ -242,7 +242,7 @@ class Coordinator:
     def _in_order(self) -> list[str]:
         """This worker first, the others by their numbers."""
         names = sorted(self._workers.here, key=lambda name: (name != self._name, len(name), name))
-        return names[: self._crew.most]
+        return names[: self._limits.most]
 
     def _here(self) -> str:
         return ", ".join(self._in_order()) or "none"

@@ -23,7 +23,7 @@ from llm_finetune.runtime.outcome import Outcome
 
 CONNECT_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
-NEWS_SECONDS = 30.0
+LOG_INTERVAL_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class CoordinatorClient:
                 waited = f"waited {now - began:.0f} s for the coordinator at %s:%d (%s)"
                 if now - began > self._patience_seconds:
                     raise GroupError(waited % (*self._endpoint, error)) from error
-                if now - said > NEWS_SECONDS:
+                if now - said > LOG_INTERVAL_SECONDS:
                     said = now
                     log.info(waited, *self._endpoint, error)
                 time.sleep(PAUSE_SECONDS)

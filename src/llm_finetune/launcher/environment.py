@@ -15,7 +15,7 @@ ETCD = ("etcd", "etcd-v2")
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerIdentity:
     """This worker's place in the job.
 
     Attributes:
@@ -38,7 +38,7 @@ class Place:
         return self.name in (host, host.split(".")[0])
 
     @classmethod
-    def from_environment(cls, workers: int, environment: Mapping[str, str] = os.environ) -> Place:
+    def from_environment(cls, workers: int, environment: Mapping[str, str] = os.environ) -> WorkerIdentity:
         """Reads PET_RDZV_ENDPOINT, PET_RDZV_BACKEND, PET_NNODES, PET_MAX_RESTARTS and POD_NAME.
 
         Args:

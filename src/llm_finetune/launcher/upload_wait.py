@@ -19,7 +19,7 @@ from llm_finetune.launcher.file_integrity import missing_end
 POLL_SECONDS = 2.0
 STILL_SECONDS = 10.0  # without growth, a file may be whole
 OLD_SECONDS = 60.0  # a file that was last written so long ago is not being copied
-NEWS_SECONDS = 60.0
+LOG_INTERVAL_SECONDS = 60.0
 COMING = "is still being copied"
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _await(one: Awaited, end: float, minutes: float, copying: Copying) -> None:
         if now >= end:
             what = f"{one.key}: {one.path} {state}, after {minutes:g} min (storage.uploadTimeoutMinutes)"
             raise one.error([what, _run(one, copying)])
-        if now - told >= NEWS_SECONDS:
+        if now - told >= LOG_INTERVAL_SECONDS:
             told = now
             left = (end - now) / 60
             hint = "" if state == COMING else f"; {_run(one, copying)}"

@@ -17,7 +17,7 @@ from llm_finetune.launcher import ld_preload
 from llm_finetune.launcher.coordinator import Coordinator, WorkerLimits
 from llm_finetune.launcher.coordinator_client import CoordinatorClient, StopError
 from llm_finetune.launcher.coordinator_server import CoordinatorServer
-from llm_finetune.launcher.environment import Place
+from llm_finetune.launcher.environment import WorkerIdentity
 from llm_finetune.launcher.output_paths import check_written, resolved
 from llm_finetune.launcher.pod_heartbeats import PodHeartbeats
 from llm_finetune.launcher.preflight import check_machine
@@ -73,15 +73,15 @@ def _work(options: Options) -> Outcome:
     configure("info", rank=0)
     settings = load_merged(options.settings_file).settings
     configure(settings.log_level, rank=0)
-    place = Place.from_environment(options.wait_for_workers)
+    place = WorkerIdentity.from_environment(options.wait_for_workers)
     check_written(settings, options.volume)
     settings = resolved(settings)
     _check(settings, options)
     if options.wait_for_workers > 1:
         say_where_there_is_none()
     digest = hashlib.sha256(options.settings_file.read_bytes()).hexdigest()
-    signs = PodHeartbeats(Path(settings.train.output_dir) / STATE)
-    coordinator = _coordinator(settings, options, place, digest, signs) if place.leads else None
+    heartbeats = PodHeartbeats(Path(settings.train.output_dir) / STATE)
+    coordinator = _coordinator(settings, options, place, digest, heartbeats) if place.leads else None
     patience, stall = settings.rendezvous_timeout_minutes * 60, settings.stall_timeout_minutes * 60
     member = CoordinatorClient(place.name, place.endpoint, digest, patience, stall)
     ld_preload.drop_missing()
@@ -92,7 +92,7 @@ def _work(options: Options) -> Outcome:
     try:
         await_all(wanted, options.upload_timeout_minutes, copying)
         while isinstance(word := member.next(), Round):
-            member.report(_part_in(word, member, signs, settings, options))
+            member.report(_part_in(word, member, heartbeats, settings, options))
         ending = word
     except (Exception, SignaledError) as error:
         ending = _ending_by(error)
@@ -113,7 +113,7 @@ def _ending_by(error: BaseException) -> Outcome:
 
 
 def _part_in(
-    this: Round, member: CoordinatorClient, signs: PodHeartbeats, settings: Settings, options: Options
+    this: Round, member: CoordinatorClient, heartbeats: PodHeartbeats, settings: Settings, options: Options
 ) -> Outcome:
     """Runs this worker's ranks of a round."""
     from llm_finetune.launcher.elastic_agent import run_round
@@ -122,7 +122,7 @@ def _part_in(
     command = [settings.script, "run", "--settings", str(options.settings_file)]
     folder = Path(settings.train.output_dir) / LOGS / f"round-{this.number}"
     try:
-        with signs.of_ranks(member.name):
+        with heartbeats.of_ranks(member.name):
             ending = run_round(
                 this,
                 settings.processes_per_worker,
@@ -133,7 +133,7 @@ def _part_in(
                 interrupt=member.check,
             )
             if ending.exit_code == 128 + signal.SIGKILL:
-                ending = replace(ending, message=ending.message + signs.last(member.name))
+                ending = replace(ending, message=ending.message + heartbeats.last(member.name))
         return ending
     except StopError as stop:
         return Outcome(128 + signal.SIGTERM, f"stopped: {stop}")
@@ -163,9 +163,9 @@ def _check(settings: Settings, options: Options) -> None:
 
 
 def _coordinator(
-    settings: Settings, options: Options, place: Place, digest: str, signs: PodHeartbeats
+    settings: Settings, options: Options, place: WorkerIdentity, digest: str, heartbeats: PodHeartbeats
 ) -> Coordinator:
-    crew = WorkerLimits(
+    limits = WorkerLimits(
         wanted=options.wait_for_workers,
         least=min(place.least, options.wait_for_workers),
         most=max(place.most, options.wait_for_workers),
@@ -173,7 +173,7 @@ def _coordinator(
         lost_seconds=settings.lost_worker_timeout_minutes * 60,
         grace_seconds=options.grace_seconds,
     )
-    tally = RestartState(
+    restarts = RestartState(
         Path(settings.train.output_dir) / STATE / "rounds.json", place.endpoint[0], place.max_restarts
     )
-    return Coordinator(place.name, CoordinatorServer(place.endpoint[1], digest), crew, tally, signs)
+    return Coordinator(place.name, CoordinatorServer(place.endpoint[1], digest), limits, restarts, heartbeats)

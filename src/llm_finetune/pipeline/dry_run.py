@@ -14,7 +14,7 @@ from llm_finetune.models import adapters, loading
 from llm_finetune.models.resolve import fetch, has_weights
 from llm_finetune.pipeline.inputs import describe_model, fitted_to_model, lora_plan
 from llm_finetune.pipeline.pipeline import check
-from llm_finetune.pipeline.prepare_data import plan, remarks
+from llm_finetune.pipeline.prepare_data import prepare_spec, remarks
 from llm_finetune.pipeline.stage import Stage
 from llm_finetune.runtime.logging import entry, indented
 from llm_finetune.storage.errors import check_writable
@@ -44,7 +44,7 @@ def check_job(settings: Settings, stages: Iterable[Stage]) -> str:
     lines = [entry(f"model    {name}: {_model(settings, config)}")]
     if settings.train.data_file or settings.train.dataset_name:
         fitted = fitted_to_model(settings, config)
-        seen = preview(plan(fitted), tokenizer, batch_size=settings.train.per_device_batch_size)
+        seen = preview(prepare_spec(fitted), tokenizer, batch_size=settings.train.per_device_batch_size)
         lines += [*map(entry, _data(seen, fitted)), "", *_examples(seen)]
         if seen.too_long:
             lines += ["", entry(f"WARNING: {_describe_cuts(seen)}")]

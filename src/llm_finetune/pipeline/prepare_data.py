@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_finetune.config import Settings
-from llm_finetune.data import Columns, PreparePlan, Source, prepare
+from llm_finetune.data import Columns, PrepareSpec, Source, prepare
 from llm_finetune.data.stats import SplitSummary, Summary
 from llm_finetune.storage.user_directories import user_home
 
@@ -27,11 +27,11 @@ def prepare_data(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Path
     Raises:
         DataError: what is wrong with the records, and where.
     """
-    folder = prepare(plan(settings), tokenizer, cache_folder(), _ProgressLines())
+    folder = prepare(prepare_spec(settings), tokenizer, cache_folder(), _ProgressLines())
     return folder.resolve()
 
 
-def plan(settings: Settings) -> PreparePlan:
+def prepare_spec(settings: Settings) -> PrepareSpec:
     """All that decides what is prepared."""
     train, evaluation = settings.train, settings.eval
     if train.data_file:
@@ -50,7 +50,7 @@ def plan(settings: Settings) -> PreparePlan:
         "messages": train.messages_column_name,
         "text": train.text_column_name,
     }
-    return PreparePlan(
+    return PrepareSpec(
         training=(source,),
         validation=(Source(files=Path(evaluation.data_file)),) if evaluation.data_file else (),
         with_validation=settings.do_eval,

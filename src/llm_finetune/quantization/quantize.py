@@ -240,7 +240,7 @@ def calibration_texts(split: Split, count: int) -> list[list[int]]:
     """
     rows = min(len(split), count)
     picked = [split[math.floor(number * len(split) / rows)] for number in range(rows)]
-    records = [s.input_ids.tolist() for row in picked for s in row.segments if len(s.input_ids) > 1]
+    records = [s.input_ids.tolist() for row in picked for s in row.samples if len(s.input_ids) > 1]
     step = max(1, len(records) / count)
     return [records[math.floor(number * step)] for number in range(min(count, len(records)))]
 
