@@ -77,7 +77,7 @@ def test_without_a_lost_worker_the_others_go_on_and_take_it_back(
     pods.until_said(0, "with 2\n")
     pods.start(2)
     assert pods.finish() == {0: 0, 1: 0, 2: 0}
-    assert "localhost-2 came" in pods.said(0)
+    assert "localhost-2 joined" in pods.said(0)
     assert "step 300/300 with 3" in pods.said(0)
     assert pods.rounds()["failures"] == 1  # its coming back is none
 
@@ -92,11 +92,11 @@ def test_a_worker_whose_launcher_hangs_is_given_up_and_may_come_back(
     pods.until_step(3)
     pods[1].process.send_signal(signal.SIGSTOP)
     pods.kill_rank(1)
-    pods.until_said(0, "localhost-1 is there, but did not stop its processes")
+    pods.until_said(0, "localhost-1 is connected, but did not stop its processes")
     pods.until_said(0, "with 1\n")
     pods[1].process.send_signal(signal.SIGCONT)
     assert pods.finish() == {0: 0, 1: 0}
-    assert "localhost-1 came" in pods.said(0)
+    assert "localhost-1 joined" in pods.said(0)
     assert "step 150/150 with 2" in pods.said(0)
     assert pods.rounds()["failures"] == 1
 
