@@ -55,6 +55,8 @@ def allowed(schema: Schema, root: Schema) -> st.SearchStrategy[Any]:
         return allowed(root["definitions"][schema["$ref"].removeprefix("#/definitions/")], root)
     if "anyOf" in schema:
         return st.one_of([allowed(choice, root) for choice in schema["anyOf"]])
+    if "const" in schema:
+        return st.just(schema["const"])
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     kinds = schema.get("type", "object")

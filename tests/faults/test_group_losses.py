@@ -149,7 +149,7 @@ def test_a_link_that_is_cut_is_noticed_within_a_minute(
     pods.until_said(0, "continuing with 1 of 2 workers")
     assert time.monotonic() - began < 60  # the bound is what the issue promises, far above what it takes
     nodes[1].join()
-    pods.until_said(0, "10.77.0.1-1 came")
+    pods.until_said(0, "10.77.0.1-1 joined")
     assert pods[1].codes == []
 
 
