@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -28,19 +27,9 @@ class PromptConfig(Result):
 
     file_name = "prompt_config.json"
     former_name = "prompt.json"
+    error = ModelError
+    remedy = ""  # the folder may be a model that no run made
 
     format: Annotated[ModelPromptFormat, BeforeValidator(_current)]
     with_input: str
     without_input: str
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """What stands beside a model; None where it does not say how it was prompted.
-
-        Raises:
-            ModelError: the file is broken: where in it, what was found and what expected.
-        """
-        try:
-            return cls.load(folder)
-        except ValueError as error:
-            raise ModelError(f"{cls.path_in(folder)}: {error}") from error

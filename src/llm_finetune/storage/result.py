@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llm_finetune.errors import OutputError
+from llm_finetune.errors import OutputError, UserError
 from llm_finetune.storage.json_files import as_text, save_text
 
 
@@ -21,12 +21,16 @@ class Result(BaseModel):
     Attributes:
         file_name: a public interface.
         former_name: the file's name in earlier versions; still read.
+        error: what `read` raises where the file is broken.
+        remedy: what the error adds for the user to do; empty: nothing.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     file_name: ClassVar[str]
     former_name: ClassVar[str | None] = None
+    error: ClassVar[type[UserError]] = OutputError
+    remedy: ClassVar[str] = "; delete it and rerun the same command"
 
     def to_text(self) -> str:
         """The content of the file."""
@@ -58,13 +62,12 @@ class Result(BaseModel):
         """What an earlier step left in the folder; None where it left nothing.
 
         Raises:
-            OutputError: the file is broken: where in it, what was found and what expected.
+            UserError: of the class `error`; the file is broken: where in it, what was found and expected.
         """
         try:
             return cls.load(folder)
         except ValueError as error:
-            file = cls.path_in(folder)
-            raise OutputError(f"{file}: {error}; delete it and rerun the same command") from error
+            raise cls.error(f"{cls.path_in(folder)}: {error}{cls.remedy}") from error
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
