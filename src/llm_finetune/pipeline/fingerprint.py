@@ -114,12 +114,12 @@ class Sources:
 
 def is_same(old: StageInputs, new: StageInputs) -> bool:
     """Whether what was made from the old inputs is what the new ones make."""
-    return _difference(old, new) is None
+    return _difference(_under_current_names(old), new) is None
 
 
 def first_difference(old: StageInputs, new: StageInputs) -> str:
     """The first key whose value differs, with both values; where none does, whose files or records do."""
-    old = renamed.current_inputs(Settings, ROOT, old)
+    old = _under_current_names(old)
     key = _difference(old, new)
     if key is None:
         return "nothing"
@@ -128,10 +128,14 @@ def first_difference(old: StageInputs, new: StageInputs) -> str:
     return f"{key} was {_of(old, key)!r} and is {new[key]!r}"
 
 
+def _under_current_names(old: StageInputs) -> StageInputs:
+    """Inputs that an earlier version may have written, whose keys had other names."""
+    return renamed.current_inputs(Settings, ROOT, old)
+
+
 def _difference(old: StageInputs, new: StageInputs) -> str | None:
     """An earlier version may have written the old inputs. What it did not know yet had its default's meaning;
-    what counted then and no longer does decides nothing now. Its keys may have other names."""
-    old = renamed.current_inputs(Settings, ROOT, old)
+    what counted then and no longer does decides nothing now."""
     digests = {key for key in old if _is_digest(key)}
     keys = sorted(new.keys() | digests, key=lambda key: (_is_digest(key), key))
     return next((key for key in keys if key not in new or _of(old, key) != new[key]), None)
