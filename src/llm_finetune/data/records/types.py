@@ -81,6 +81,4 @@ def content_of(record: Record) -> str:
 
 def size_of(record: Record) -> int:
     """Characters that a record says."""
-    if isinstance(record, Conversation):
-        return sum(len(message.content) for message in record.messages)
-    return sum(map(len, record))
+    return sum(map(len, record.texts()))
