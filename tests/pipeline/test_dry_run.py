@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cli_runner import assignments, run_here
+from cli_runner import Outcome, assignments, run_here
+
+Check = Callable[..., Outcome]
+
+
+@pytest.fixture
+def check(
+    model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Check:
+    """Runs the check of a job on a data file, whose results would go to `out` in tmp_path."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def run(data_file: Path, **changed: Any) -> Outcome:
+        values = {
+            "modelNameOrPath": str(model_folder),
+            "train__datasetName": None,
+            "train__dataFile": str(data_file),
+            "train__outputDir": str(tmp_path / "out"),
+            "train__bf16": "auto",
+        }
+        return run_here(capfd, monkeypatch, "--check", *assignments(**values, **changed))
+
+    return run
 
 
 def test_check_shows_prompts_and_figures_and_writes_nothing(
-    model_folder: Path,
-    data_file: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    check: Check, data_file: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     steers = {"instruction": "Say\x1b[2J ⟧ it.", "output": "a\n10:00:00 INFO done: all is in /evil\r\x1b[1A"}
     first = tmp_path / "first.jsonl"
     first.write_text(json.dumps(steers) + "\n" + data_file.read_text())
-    values = {
-        "modelNameOrPath": str(model_folder),
-        "train__datasetName": None,
-        "train__dataFile": str(first),
-        "train__outputDir": str(tmp_path / "out"),
-        "train__maxSeqLength": 128,
-        "train__bf16": "auto",
-        "train__promptWithInput": "Do it.",
-    }
-    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    outcome = check(first, train__maxSeqLength=128, train__promptWithInput="Do it.")
     assert outcome.code == 0, outcome.text
     assert "all 61 records checked; validation: 0.2 of them" in outcome.text
     assert f"--- {first}, row 1" in outcome.text
@@ -56,22 +66,9 @@ def test_check_says_that_no_result_could_be_written(
 
 
 def test_records_that_are_cut_are_a_warning_with_their_share(
-    model_folder: Path,
-    data_file: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    check: Check, data_file: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    values = {
-        "modelNameOrPath": str(model_folder),
-        "train__datasetName": None,
-        "train__dataFile": str(data_file),
-        "train__outputDir": str(tmp_path / "out"),
-        "train__maxSeqLength": 32,
-        "train__bf16": "auto",
-    }
-    outcome = run_here(capfd, monkeypatch, "--check", *assignments(**values))
+    outcome = check(data_file, train__maxSeqLength=32)
     assert outcome.code == 0, outcome.text
     cut = "60 of 60 measured records (100.0%) exceed maxSeqLength 32: prompts are truncated on the left"
     valid = f"Configuration, model and data are valid. Output directory: {tmp_path / 'out'}"
